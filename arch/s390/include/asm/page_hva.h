@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Page host virtual assist: block states by way of the ESSA instruction.
+ *
+ * ESSA takes a command and the absolute address of a 4K block and returns the
+ * state that the block had before: what the guest said the content is worth
+ * (usage) and where the host keeps it (content). ESSA and its commands are in
+ * asm/page-states.h. The discard fault is program interruption 0x1a; neither is
+ * in the Principles of Operation. The semantics of the commands, including
+ * "set stable if resident", which really means "if not discarded", are those
+ * of z/VM.
+ */
+#ifndef _ASM_S390_PAGE_HVA_H
+#define _ASM_S390_PAGE_HVA_H
+
+#include <linux/mm_types.h>
+#include <linux/pgtable.h>
+#include <linux/types.h>
+#include <asm/page-states.h>
+#include <asm/page.h>
+
+/* Bits of the state that ESSA returns. */
+#define ESSA_USTATE_MASK	0x0c
+#define ESSA_CSTATE_MASK	0x03
+
+enum {
+	PAGE_HVA_STABLE,
+	PAGE_HVA_UNUSED,
+	PAGE_HVA_POT_VOLATILE,
+	PAGE_HVA_VOLATILE,
+	PAGE_HVA_NR_USAGE
+};
+
+/* Content state 1 is not defined. */
+enum {
+	PAGE_HVA_RESIDENT	= 0,
+	PAGE_HVA_PRESERVED	= 2,
+	PAGE_HVA_ZERO		= 3,
+	PAGE_HVA_NR_CONTENT
+};
+
+bool page_hva_prove(void);
+
+/**
+ * page_hva_fault_possible - Can the users of an address space take the fault?
+ * @mm: The address space.
+ *
+ * Return: True if so. False if it is, or may become, the memory of a guest of
+ * ours: a discard fault would end the SIE instruction, and KVM does not know it.
+ */
+static inline bool page_hva_fault_possible(struct mm_struct *mm)
+{
+	return !mm_alloc_pgste(mm) && !mm_has_pgste(mm);
+}
+
+static inline int page_hva_usage(int state)
+{
+	return (state & ESSA_USTATE_MASK) >> 2;
+}
+
+static inline int page_hva_content(int state)
+{
+	return state & ESSA_CSTATE_MASK;
+}
+
+/* Vz: the host has thrown the content away. */
+static inline bool page_hva_state_discarded(int state)
+{
+	return page_hva_usage(state) == PAGE_HVA_VOLATILE &&
+	       page_hva_content(state) == PAGE_HVA_ZERO;
+}
+
+/**
+ * page_hva_enabled - Does the machine have ESSA?
+ *
+ * Return: True if so. Says nothing about the discard fault, see
+ * page_hva_prove().
+ */
+static inline bool page_hva_enabled(void)
+{
+	return cmma_flag;
+}
+
+/**
+ * page_hva_get_state - Ask for the state of a block.
+ * @page: The page.
+ *
+ * None of these functions touches the content of the page. All of them need
+ * a machine with ESSA and may be called in any context.
+ *
+ * Return: The state, for page_hva_usage() and page_hva_content().
+ */
+static inline int page_hva_get_state(struct page *page)
+{
+	return essa(page_to_phys(page), ESSA_GET_STATE);
+}
+
+/**
+ * page_hva_discarded - Has the host thrown away a volatile block?
+ * @page: The page.
+ *
+ * Return: True if so. If not, the host may do so in the next moment.
+ */
+static inline bool page_hva_discarded(struct page *page)
+{
+	return page_hva_state_discarded(page_hva_get_state(page));
+}
+
+/**
+ * page_hva_set_unused - The content is of no use, and any access is a mistake.
+ * @page: The page.
+ */
+static inline void page_hva_set_unused(struct page *page)
+{
+	essa(page_to_phys(page), ESSA_SET_UNUSED);
+}
+
+/**
+ * page_hva_set_stable - The host has to keep the content from now on.
+ * @page: The page.
+ *
+ * A block that was discarded reads as zeros afterwards. Page cache is never a
+ * DAT table, so hosts that want to know are told again.
+ */
+static inline void page_hva_set_stable(struct page *page)
+{
+	if (cmma_flag < 2)
+		essa(page_to_phys(page), ESSA_SET_STABLE);
+	else
+		essa(page_to_phys(page), ESSA_SET_STABLE_NODAT);
+}
+
+/**
+ * page_hva_set_volatile - The host may throw the content away at any time.
+ * @page: The page.
+ * @writable: Not while the change bit of its storage key is on.
+ */
+static inline void page_hva_set_volatile(struct page *page, bool writable)
+{
+	if (writable)
+		essa(page_to_phys(page), ESSA_SET_POT_VOLATILE);
+	else
+		essa(page_to_phys(page), ESSA_SET_VOLATILE);
+}
+
+/**
+ * page_hva_set_stable_if_resident - Keep the content, if it is still there.
+ * @page: The page.
+ *
+ * Test and change are one step: the host cannot come in between.
+ *
+ * Return: True if the block is stable now and has its content, false if it was
+ * discarded; then it stays volatile and any access is a discard fault.
+ */
+static inline bool page_hva_set_stable_if_resident(struct page *page)
+{
+	int state = essa(page_to_phys(page), ESSA_SET_STABLE_IF_RESIDENT);
+
+	return !page_hva_state_discarded(state);
+}
+
+#endif /* _ASM_S390_PAGE_HVA_H */

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * page_hva=mapped: pages become volatile while they are mapped, and the host
+ * has dropped them under the mapping. Whoever comes to such a page next by way
+ * of the page table, the process or the kernel for it, must see its content.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "page_hva_util.h"
+#include "../kselftest_harness.h"
+
+#define FILE_SIZE	MIB(1)
+#define NR_PAGES	((long)(FILE_SIZE / hva_page))
+
+static int fd;
+static char *want, *buf, *map;
+
+FIXTURE(mapped) {
+};
+
+/* Both are read-only in the page table, one may be written to (and copied) */
+FIXTURE_VARIANT(mapped) {
+	int prot, flags;
+};
+
+FIXTURE_VARIANT_ADD(mapped, private) {
+	.prot = PROT_READ | PROT_WRITE,
+	.flags = MAP_PRIVATE,
+};
+
+FIXTURE_VARIANT_ADD(mapped, shared) {
+	.prot = PROT_READ,
+	.flags = MAP_SHARED,
+};
+
+static long wrong_pages(const char *p)
+{
+	long wrong = 0;
+	size_t off;
+
+	for (off = 0; off < FILE_SIZE; off += hva_page)
+		wrong += !!memcmp(p + off, want + off, hva_page);
+	return wrong;
+}
+
+static void touch_all(void)
+{
+	size_t off;
+
+	for (off = 0; off < FILE_SIZE; off += hva_page)
+		hva_touch(map + off);
+}
+
+static long faults(bool major)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return major ? usage.ru_majflt : usage.ru_minflt;
+}
+
+/* All pages of the mapping present, and dropped by the host */
+static void drop_under_mapping(void)
+{
+	long before;
+
+	touch_all();
+	before = hva_count("hva_mapped");
+	hva_discard();
+	if (hva_count("hva_mapped") - before < NR_PAGES)
+		ksft_print_msg("only %ld pages became volatile while mapped\n",
+			       hva_count("hva_mapped") - before);
+}
+
+FIXTURE_SETUP(mapped)
+{
+	const char *why = hva_begin(true);
+	int flags = variant->flags == MAP_SHARED ? O_RDONLY : O_RDWR;
+	char mode[32];
+
+	if (!why && hva_get(HVA_DIR "/mode", mode, sizeof(mode)) &&
+	    strncmp(mode, "mapped", 6))
+		why = "pages are unmapped first: boot with page_hva=mapped";
+	if (why)
+		SKIP(return, "%s", why);
+	want = malloc(FILE_SIZE);
+	buf = malloc(FILE_SIZE);
+	hva_fill(want, FILE_SIZE, 1, 0);
+	close(hva_create("file", FILE_SIZE, 1));
+	fd = open(hva_path("file"), flags);
+	map = mmap(NULL, FILE_SIZE, variant->prot, variant->flags, fd, 0);
+	ASSERT_NE(map, MAP_FAILED);
+	madvise(map, FILE_SIZE, MADV_RANDOM);
+	drop_under_mapping();
+}
+
+FIXTURE_TEARDOWN(mapped)
+{
+	EXPECT_EQ(wrong_pages(map), 0);
+	munmap(map, FILE_SIZE);
+	close(fd);
+	hva_end();
+}
+
+TEST_F_TIMEOUT(mapped, pages_stay_mapped, HVA_TIMEOUT)
+{
+	long volatile_before, mapped_before, unmapped;
+
+	touch_all();
+	volatile_before = hva_count("hva_volatile");
+	mapped_before = hva_count("hva_mapped");
+	unmapped = hva_count("hva_unmapped");
+	hva_offer();
+	EXPECT_GE(hva_count("hva_mapped") - mapped_before, NR_PAGES);
+	EXPECT_LE(hva_count("hva_mapped") - mapped_before,
+		  hva_count("hva_volatile") - volatile_before);
+	EXPECT_LE(hva_count("hva_unmapped") - unmapped, HVA_NOISE);
+}
+
+TEST_F_TIMEOUT(mapped, touch_is_a_major_fault, HVA_TIMEOUT)
+{
+	long major = faults(true), discard = hva_count("hva_fault");
+
+	EXPECT_EQ(wrong_pages(map), 0);
+	EXPECT_GE(hva_count("hva_fault") - discard, NR_PAGES / 16);
+	EXPECT_GE(faults(true) - major, NR_PAGES / 16);
+	/* Control: what is there costs none */
+	major = faults(true);
+	discard = hva_count("hva_fault");
+	EXPECT_EQ(wrong_pages(map), 0);
+	EXPECT_LE(hva_count("hva_fault") - discard, HVA_NOISE);
+	EXPECT_LE(faults(true) - major, 1);
+}
+
+TEST_F_TIMEOUT(mapped, copied_by_a_system_call, HVA_TIMEOUT)
+{
+	int out = open(hva_path("out"), O_RDWR | O_CREAT, 0600);
+
+	ASSERT_EQ(pwrite(out, map, FILE_SIZE, 0), FILE_SIZE);
+	ASSERT_EQ(pread(out, buf, FILE_SIZE, 0), FILE_SIZE);
+	EXPECT_EQ(wrong_pages(buf), 0);
+	close(out);
+}
+
+TEST_F_TIMEOUT(mapped, name_in_a_discarded_page, HVA_TIMEOUT)
+{
+	/* strncpy_from_user(): there is no such file, but no EFAULT either */
+	EXPECT_EQ(access(map, F_OK), -1);
+	EXPECT_NE(errno, EFAULT);
+}
+
+TEST_F_TIMEOUT(mapped, get_user_pages, HVA_TIMEOUT)
+{
+	struct iovec local = { buf, FILE_SIZE };
+	struct iovec remote = { map, FILE_SIZE };
+
+	ASSERT_EQ(process_vm_readv(getpid(), &local, 1, &remote, 1, 0),
+		  FILE_SIZE);
+	EXPECT_EQ(wrong_pages(buf), 0);
+}
+
+TEST_F_TIMEOUT(mapped, get_user_pages_fast, HVA_TIMEOUT)
+{
+	int out = open(hva_path("out"), O_RDWR | O_CREAT | O_DIRECT, 0600);
+
+	if (out < 0 && errno == EINVAL)
+		SKIP(return, "no direct I/O here");
+	ASSERT_EQ(pwrite(out, map, FILE_SIZE, 0), FILE_SIZE);
+	close(out);
+	out = open(hva_path("out"), O_RDONLY);
+	ASSERT_EQ(pread(out, buf, FILE_SIZE, 0), FILE_SIZE);
+	EXPECT_EQ(wrong_pages(buf), 0);
+	close(out);
+}
+
+TEST_F_TIMEOUT(mapped, vmsplice, HVA_TIMEOUT)
+{
+	struct iovec iov;
+	size_t off;
+	int pipes[2];
+
+	ASSERT_EQ(pipe(pipes), 0);
+	for (off = 0; off < FILE_SIZE; off += hva_page) {
+		iov = (struct iovec) { map + off, hva_page };
+		ASSERT_EQ(vmsplice(pipes[1], &iov, 1, 0), hva_page);
+		ASSERT_EQ(read(pipes[0], buf + off, hva_page), hva_page);
+	}
+	EXPECT_EQ(wrong_pages(buf), 0);
+}
+
+TEST_F_TIMEOUT(mapped, futex, HVA_TIMEOUT)
+{
+	/* Another value: EAGAIN at once, not EFAULT, and no loop */
+	EXPECT_EQ(syscall(SYS_futex, map, FUTEX_WAIT, *(int *)want + 1, NULL),
+		  -1);
+	EXPECT_EQ(errno, EAGAIN);
+	if (!(variant->prot & PROT_WRITE))
+		return;
+	EXPECT_EQ(syscall(SYS_futex, buf, FUTEX_WAKE_OP_PRIVATE, 0, 0,
+			  map + hva_page,
+			  FUTEX_OP(FUTEX_OP_ADD, 1, FUTEX_OP_CMP_EQ, 0)), 0);
+	*(int *)(want + hva_page) += 1;
+}
+
+TEST_F_TIMEOUT(mapped, first_store_to_a_private_page, HVA_TIMEOUT)
+{
+	size_t off;
+
+	if (!(variant->prot & PROT_WRITE))
+		SKIP(return, "not for a read-only mapping");
+	for (off = 0; off < FILE_SIZE; off += hva_page) {
+		map[off + 9] ^= 0xff;
+		want[off + 9] ^= 0xff;
+	}
+	EXPECT_EQ(wrong_pages(map), 0);
+}
+
+TEST_F_TIMEOUT(mapped, read_into_private_pages, HVA_TIMEOUT)
+{
+	int zero = open("/dev/zero", O_RDONLY);
+
+	if (!(variant->prot & PROT_WRITE))
+		SKIP(return, "not for a read-only mapping");
+	/* copy_to_user(): the second half of each page keeps its content */
+	for (size_t off = 0; off < FILE_SIZE; off += hva_page) {
+		ASSERT_EQ(read(zero, map + off, hva_page / 2), hva_page / 2);
+		memset(want + off, 0, hva_page / 2);
+	}
+	EXPECT_EQ(wrong_pages(map), 0);
+}
+
+TEST_F_TIMEOUT(mapped, stores_of_a_debugger, HVA_TIMEOUT)
+{
+	int mem = open("/proc/self/mem", O_RDWR);
+
+	if (!(variant->prot & PROT_WRITE))
+		SKIP(return, "not for a read-only mapping");
+	ASSERT_EQ(mprotect(map, FILE_SIZE, PROT_READ), 0);
+	ASSERT_EQ(pwrite(mem, "debugger", 8, (off_t)map + 5000), 8);
+	memcpy(want + 5000, "debugger", 8);
+	EXPECT_EQ(wrong_pages(map), 0);
+}
+
+TEST_F_TIMEOUT(mapped, child_of_a_fork, HVA_TIMEOUT)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(wrong_pages(map) != 0);
+	EXPECT_EQ(wrong_pages(map), 0);
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+}
+
+TEST_F_TIMEOUT(mapped, protected_and_moved, HVA_TIMEOUT)
+{
+	ASSERT_EQ(mprotect(map, FILE_SIZE, PROT_NONE), 0);
+	ASSERT_EQ(mprotect(map, FILE_SIZE, variant->prot), 0);
+	map = mremap(map, FILE_SIZE, FILE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		     mmap(NULL, FILE_SIZE, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	ASSERT_NE(map, MAP_FAILED);
+	EXPECT_EQ(wrong_pages(map), 0);
+}
+
+TEST_F_TIMEOUT(mapped, mlock_brings_it_back_for_good, HVA_TIMEOUT)
+{
+	long major;
+
+	ASSERT_EQ(mlock(map, FILE_SIZE), 0);
+	hva_discard();
+	major = faults(true) + faults(false);
+	EXPECT_EQ(wrong_pages(map), 0);
+	EXPECT_LE(faults(true) + faults(false) - major, 2);
+	ASSERT_EQ(munlock(map, FILE_SIZE), 0);
+}
+
+TEST_F_TIMEOUT(mapped, read_or_written_by_file_first, HVA_TIMEOUT)
+{
+	int rw = open(hva_path("file"), O_RDWR);
+
+	EXPECT_EQ(hva_check(rw, FILE_SIZE, 1), 0);
+	EXPECT_EQ(wrong_pages(map), 0);
+	drop_under_mapping();
+	/* Part of one page, all of another */
+	hva_fill(want + 100, 50, 2, 100);
+	ASSERT_EQ(pwrite(rw, want + 100, 50, 100), 50);
+	hva_fill(want + 4 * hva_page, hva_page, 2, 4 * hva_page);
+	ASSERT_EQ(pwrite(rw, want + 4 * hva_page, hva_page, 4 * hva_page),
+		  hva_page);
+	EXPECT_EQ(wrong_pages(map), 0);
+	ASSERT_EQ(fsync(rw), 0);
+	drop_under_mapping();
+	EXPECT_EQ(wrong_pages(map), 0);
+	close(rw);
+}
+
+TEST_F_TIMEOUT(mapped, shared_writable_mapping_comes_later, HVA_TIMEOUT)
+{
+	int rw = open(hva_path("file"), O_RDWR);
+	char *wmap = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  rw, 0);
+	size_t off;
+
+	ASSERT_NE(wmap, MAP_FAILED);
+	for (off = 0; off < FILE_SIZE; off += 2 * hva_page) {
+		wmap[off + 3] ^= 0xff;
+		want[off + 3] ^= 0xff;
+	}
+	EXPECT_EQ(wrong_pages(map), 0);
+	EXPECT_EQ(wrong_pages(wmap), 0);
+	munmap(wmap, FILE_SIZE);
+	ASSERT_EQ(fsync(rw), 0);
+	drop_under_mapping();
+	EXPECT_EQ(wrong_pages(map), 0);
+	close(rw);
+}
+
+TEST_F_TIMEOUT(mapped, truncated_in_a_page, HVA_TIMEOUT)
+{
+	size_t cut = 8 * hva_page + 77;
+
+	ASSERT_EQ(truncate(hva_path("file"), cut), 0);
+	ASSERT_EQ(truncate(hva_path("file"), FILE_SIZE), 0);
+	memset(want + cut, 0, FILE_SIZE - cut);
+	EXPECT_EQ(wrong_pages(map), 0);
+}
+
+/* A lookup that does not read must not leave zeros to those who have it mapped */
+TEST_F_TIMEOUT(mapped, found_but_not_read, HVA_TIMEOUT)
+{
+	struct iovec iov = { buf, hva_page };
+	size_t off;
+
+	for (off = 0; off < FILE_SIZE; off += hva_page) {
+		if (preadv2(fd, &iov, 1, off, RWF_NOWAIT) < 0) {
+			ASSERT_EQ(errno, EAGAIN);
+			continue;
+		}
+		EXPECT_EQ(memcmp(buf, want + off, hva_page), 0);
+	}
+	EXPECT_EQ(wrong_pages(map), 0);
+}
+
+TEST_F_TIMEOUT(mapped, migrated, HVA_TIMEOUT)
+{
+	int i;
+
+	for (i = 0; i < 5; i++) {
+		ASSERT_TRUE(hva_put("/proc/sys/vm/compact_memory", "1"));
+		EXPECT_EQ(wrong_pages(map), 0);
+		drop_under_mapping();
+	}
+}
+
+/* All at once: one refills, the others wait or take another fault */
+TEST_F_TIMEOUT(mapped, by_many_at_once, HVA_TIMEOUT)
+{
+	pid_t child[8];
+	int i, round, status;
+
+	for (i = 0; i < 8; i++) {
+		child[i] = fork();
+		if (child[i])
+			continue;
+		for (round = 0; round < 20; round++) {
+			if (wrong_pages(map))
+				_exit(1);
+			if (i == 0)
+				hva_discard();
+		}
+		_exit(0);
+	}
+	for (i = 0; i < 8; i++) {
+		ASSERT_EQ(waitpid(child[i], &status, 0), child[i]);
+		EXPECT_EQ(status, 0);
+	}
+}
+
+TEST_HARNESS_MAIN
