@@ -1,0 +1,28 @@
+"""The kernel's own checkers (lockdep, DEBUG_VM, sleeping in atomic context) watch; make check-debug."""
+
+import hva
+from run import limit
+from guest_tests import kselftests
+
+# pylint: disable=missing-function-docstring
+
+
+@limit(1200)
+def test_kselftest_eager_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768)
+
+
+@limit(1200)
+def test_kselftest_demand_xfs(ctx):
+    kselftests(ctx, cpus=2, discard="demand", fs="xfs", kernel="bzImage-debug", mem=768)
+
+
+def test_the_checkers_are_awake(ctx):
+    """Control: they see a fault, so they would see another."""
+    with hva.Guest(ctx.results, kernel="bzImage-debug") as g:
+        for name in "PROVE_LOCKING", "DEBUG_VM", "DEBUG_ATOMIC_SLEEP":
+            g.check(f"zcat /proc/config.gz | grep -qx CONFIG_{name}=y")
+        assert int(g.check("grep -c . /proc/lockdep_chains")) > 1000
+        assert "debug_locks: 1" in " ".join(g.check("cat /proc/lockdep_stats").split()), "lockdep has given up"
+        g.shutdown()
+        assert not g.splats(), g.splats()[0]

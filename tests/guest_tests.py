@@ -1,0 +1,259 @@
+"""The whole path: kernel, host and real files."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+
+import hva
+from hva import Guest, HvaError, TOP, BUILD
+from run import limit
+import tap
+
+# pylint: disable=missing-function-docstring
+
+# A real tree, small: some 1700 files, 30 MiB
+SMALL = BUILD / "tree/linux/net"
+SMALL_MIB = 128
+
+
+def read_files(guest, disk):
+    """Read all files, let them get cold, read them again: every byte right?"""
+    hva.mount_files(guest, disk)
+    for how in "read", "mmap", "read":
+        files, _, wrong, text = hva.verify(guest, how)
+        assert files == disk.files and wrong == 0, text
+        guest.check("sleep 5")
+
+
+def finish(guest):
+    guest.shutdown()
+    assert not guest.splats(), f"console: {guest.splats()[0]}"
+
+
+def small_disk():
+    return hva.Disk(SMALL, SMALL_MIB, name="small")
+
+
+# --- boots without the feature -------------------------------------------------------
+
+
+@limit(120, cores=1)
+def test_boot_config_off(ctx):
+    """CONFIG_PAGE_HVA=n: nothing of it is there, files are read as before."""
+    disk = small_disk()
+    with Guest(ctx.results, kernel="bzImage-off", disks=[disk.image, disk.manifest]) as g:
+        assert g.mode() == "absent"
+        assert not [k for k in g.vmstat() if k.startswith("hva_")]
+        read_files(g, disk)
+        states = g.states()
+        assert states["volatile-resident"] + states["volatile-zero"] == 0 and states["unused-zero"] > 0, states
+        finish(g)
+    assert b"page_hva:" not in g.console()
+
+
+@limit(120, cores=1)
+def test_boot_page_hva_off(ctx):
+    """page_hva=off: unused and stable go on, nothing becomes volatile."""
+    disk = small_disk()
+    with Guest(ctx.results, page_hva="off", disks=[disk.image, disk.manifest]) as g:
+        assert g.mode() == "off", g.mode()
+        read_files(g, disk)
+        states = g.states()
+        assert states["volatile-resident"] + states["volatile-zero"] == 0 and states["unused-zero"] > 0, states
+        assert g.vmstat()["hva_volatile"] == 0
+        finish(g)
+
+
+@limit(120, cores=1)
+def test_boot_host_without_essa(ctx):
+    """-cpu max,cmm=off: the kernel finds no ESSA, the host refuses the queries."""
+    disk = small_disk()
+    with Guest(ctx.results, cpu="max,cmm=off,cmmnt=off", disks=[disk.image, disk.manifest]) as g:
+        assert g.mode() == "absent", g.mode()
+        read_files(g, disk)
+        assert g.vmstat().get("hva_volatile", 0) == 0
+        for query in g.states, g.reclaim:
+            try:
+                query()
+            except HvaError:
+                continue
+            raise AssertionError("a host without ESSA answers")
+        finish(g)
+
+
+# --- the main job on a small tree --------------------------------------------------------
+
+
+def main_job(ctx, *args, timeout=170):
+    """(exit status, output, report.json) of scripts/run."""
+    small_disk()
+    cmd = [TOP / "scripts/run", "--dir", SMALL, "--disk-mib", str(SMALL_MIB), "--disk-name", "small",
+           "--results", ctx.results / "run", *args]
+    res = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=timeout)
+    print(res.stdout)
+    return res.returncode, res.stdout, json.loads((ctx.results / "run/report.json").read_text())
+
+
+@limit(180, cores=1)
+def test_main_job_demand(ctx):
+    status, out, report = main_job(ctx)
+    assert status == 0, report["failures"]
+    assert "PASSED" in out and report["volatile_fraction"] >= 0.9
+
+
+@limit(180, cores=1)
+def test_main_job_demand_1_cpu(ctx):
+    status, _, report = main_job(ctx, "--cpus", "1")
+    assert status == 0, report["failures"]
+
+
+@limit(180, cores=1)
+def test_main_job_eager(ctx):
+    status, _, report = main_job(ctx, "--discard", "eager")
+    assert status == 0, report["failures"]
+
+
+@limit(180, cores=1)
+def test_main_job_random_4_cpus(ctx):
+    status, _, report = main_job(ctx, "--discard", "random,4711", "--cpus", "4")
+    assert status == 0, report["failures"]
+
+
+@limit(180, cores=1)
+def test_main_job_notices_wrong_bytes(ctx):
+    """Negative control: every checksum changed."""
+    status, out, report = main_job(ctx, "--break-manifest")
+    assert status == 1 and "WRONG" in out and any("WRONG" in f for f in report["failures"]), report["failures"]
+
+
+@limit(180, cores=1)
+def test_main_job_notices_that_nothing_is_volatile(ctx):
+    """Negative control: the feature switched off."""
+    status, _, report = main_job(ctx, "--page-hva", "off")
+    assert status == 1 and any("volatile" in f for f in report["failures"]), report["failures"]
+
+
+def test_odd_files(ctx):
+    """Names and kinds of files a real DIR may have."""
+    odd = ctx.results / "odd"
+    (odd / "sub dir/deep").mkdir(parents=True)
+    (odd / "lost+found").mkdir()
+    for name in "new\nline", "blank s", "-dash", "qu'ote\"", "umlaut-ä", "back\\slash", "sub dir/deep/.hidden":
+        (odd / name).write_text(name * 1000)
+    (odd.joinpath(os.fsdecode(b"not-utf8-\xff"))).write_text("x" * 4097)
+    (odd / "empty").touch()
+    with open(odd / "holes", "wb") as f:
+        f.seek(3 * 2**20)
+        f.write(b"end")
+    os.link(odd / "blank s", odd / "second name")
+    (odd / "loop").symlink_to("loop")
+    (odd / "outside").symlink_to("/etc/passwd")
+    os.mkfifo(odd / "fifo")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+        os.chdir(odd)                                       # a socket's path must be short
+        sock.bind("socket")
+    disk = hva.Disk(odd, 32, name="test-odd")
+    with Guest(ctx.results, disks=[disk.image, disk.manifest]) as g:
+        hva.mount_files(g, disk)
+        for how in "read", "mmap":
+            files, _, wrong, text = hva.verify(g, how)
+            assert (files, wrong) == (disk.files, 0), text
+            g.check("for i in 1 2 3; do echo 1 >/sys/kernel/debug/page_hva/scan; done")
+            assert g.reclaim()["volatile"] > 0
+        finish(g)
+
+
+# --- KUnit -----------------------------------------------------------------------------------
+
+
+def test_kunit(ctx):
+    """The kernel's own unit tests, run at boot."""
+    with Guest(ctx.results, append="page_hva=mapped kunit.enable=1 kunit.filter_glob=page_hva*") as g:
+        g.settle()
+        lines = re.findall(r"\] +((?:not )?ok \d+ .*?)\r?$", g.console().decode(), re.M)
+        finish(g)
+    assert len(lines) > 1, "no KUnit tests ran"
+    for line in lines[:-1]:                                 # the last is the suite as a whole
+        name = line.split("ok ")[1].split(" ", 1)[1]
+        ctx.part(name, "fail" if line.startswith("not") else "pass")
+    assert lines[-1].startswith("ok"), lines[-1]
+
+
+# --- kselftests in the guest --------------------------------------------------------------
+
+
+# They wait for the scanner most of the time, whatever the number of CPUs: two at a time
+def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, kernel="bzImage"):
+    """The programs of tools/testing/selftests/page_hva; only: one test of one program."""
+    scratch = hva.scratch_disk(fs)
+    with Guest(ctx.results, kernel=kernel, cpus=cpus, discard=discard, disks=[scratch], say=print, mem=mem,
+               append=append) as g:
+        g.check(f"mount -t {fs} /dev/disk0 /scratch")
+        programs = [p for p in g.check("ls /selftests").split() if p.endswith("_test")]
+        assert programs, "the guest image has no selftests"
+        if "mapped" not in append:
+            programs.remove("mapped_test")
+        # Memory goes offline in a guest that has some to spare, below; xfs of 6.12 has no fs-verity
+        select = "-T memory_offline" + (" -T discarded_hashes_are_not_trusted_again" if fs == "xfs" else "")
+        runs = [(p, select) for p in programs] if only is None else [(only[0], f"-t {only[1]}")]
+        for program, select in runs:
+            status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/scratch ./{program} {select}", timeout=400)
+            print(text)
+            tap.report(ctx, text, status, program)
+        finish(g)
+
+
+@limit(300, cores=1)
+def test_kselftest_memory_offline(ctx):
+    kselftests(ctx, cpus=2, discard="eager", mem=1024, append="movablecore=512M",
+               only=("stress_test", "memory_offline"))
+
+
+@limit(600, cores=1)
+def test_kselftest_demand_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="demand")
+
+
+@limit(600, cores=1)
+def test_kselftest_eager_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="eager")
+
+
+@limit(600, cores=1)
+def test_kselftest_random_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="random,1")
+
+
+@limit(600, cores=1)
+def test_kselftest_demand_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="demand")
+
+
+@limit(600, cores=1)
+def test_kselftest_eager_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="eager")
+
+
+@limit(600, cores=1)
+def test_kselftest_random_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="random,2")
+
+
+@limit(600, cores=1)
+def test_kselftest_mapped_eager_4_cpus(ctx):
+    """Volatile while mapped."""
+    kselftests(ctx, cpus=4, discard="eager", append="page_hva=mapped")
+
+
+@limit(600, cores=1)
+def test_kselftest_mapped_demand_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="demand", append="page_hva=mapped")
+
+
+@limit(600, cores=1)
+def test_kselftest_eager_xfs(ctx):
+    """xfs: large folios."""
+    kselftests(ctx, cpus=2, discard="eager", fs="xfs")

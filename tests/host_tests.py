@@ -1,0 +1,34 @@
+"""The protocol's model, and the host's half without Linux."""
+
+import os
+
+from hva import BUILD, TOP
+from run import limit
+import tap
+
+# pylint: disable=missing-function-docstring
+
+
+@limit(600)
+def test_model(ctx):
+    tap.run(ctx, [TOP / "tests/model/run.sh"])
+
+
+@limit(120, cores=1)
+def test_qtest(ctx):
+    """QEMU's own tests of its QMP and HMP commands, ours among them."""
+    env = {**os.environ, "QTEST_QEMU_BINARY": str(BUILD / "out/qemu-system-s390x")}
+    for name in "s390-cmm-test", "qmp-cmd-test", "test-hmp":
+        tap.run(ctx, [BUILD / "obj/qemu/tests/qtest" / name, "--tap", "-k"], env=env)
+
+
+@limit(400)
+def test_bare_metal(ctx):
+    """ESSA, access checks and the discard fault without an operating system."""
+    tap.run(ctx, [TOP / "scripts/qemu-tests"])
+
+
+@limit(400)
+def test_qemu(ctx):
+    """QMP, reclaim in a running guest, migration, resets, limits."""
+    tap.run(ctx, [TOP / "scripts/qemu-host-tests"])
