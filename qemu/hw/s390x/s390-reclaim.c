@@ -31,8 +31,10 @@
  * finds a block that is zero and makes it resident or undoes the write, see
  * s390_page_states_dma_write().
  *
- * The section is kept short: it takes a limited number of blocks, and the CPUs
- * run in between.
+ * The section is kept short: it takes a limited number of blocks. That does not
+ * suffice for the CPUs to run in between: they take a while to wake up, and the
+ * next section would stop them before they have executed an instruction. So the
+ * reclaimer waits for them now and then.
  */
 
 #include "qemu/osdep.h"
@@ -59,8 +61,8 @@
 #include "system/tcg.h"
 #include "cpu.h"
 
-/* Blocks that are dropped in one exclusive section, at most */
-#define BATCH_BLOCKS 512
+/* Blocks that are dropped in one exclusive section, or system call, at most */
+#define BATCH_BLOCKS 1024
 
 /* Candidates for the random adversary */
 #define RING_BLOCKS 64
@@ -68,8 +70,11 @@
 /* Stable blocks that are paged out in one exclusive section, at most */
 #define PAGE_OUT_BLOCKS 64
 
-/* The CPUs shall not be stopped for longer: do less the next time. */
-#define SECTION_NS (1 * SCALE_MS)
+/* A section that takes longer ends: do the rest in the next one. */
+#define SECTION_NS (500 * SCALE_US)
+
+/* How long CPUs run then */
+#define RUN_NS (20 * SCALE_US)
 
 /* How often the limit of resident memory is looked after */
 #define LIMIT_INTERVAL_MS 100
@@ -94,9 +99,10 @@ static struct {
     NotifierWithReturn postcopy_notifier;
     /* where to go on looking; stable ones are to be paged out */
     uint64_t cursor[S390_PAGE_USAGE__MAX];
-    /* how many blocks to do in one exclusive section */
-    unsigned int batch;
+    /* how many blocks to page out in one exclusive section */
     unsigned int page_out_batch;
+    /* how long CPUs were stopped since they have run for certain */
+    int64_t stopped_ns;
     /* the limit of resident memory */
     uint64_t limit;                     /* bytes, 0: none */
     unsigned int limit_missed;          /* how often in a row */
@@ -159,7 +165,7 @@ static bool drop_state(QEMUS390StAttribState *sas, uint64_t gfn,
     return s390_page_state_change(sas, gfn, old, new);
 }
 
-/* In the exclusive section, with all TLBs flushed: @n adjacent blocks. */
+/* In the exclusive section: @n adjacent blocks. */
 static uint64_t drop_memory(QEMUS390StAttribState *sas, uint64_t gfn,
                             uint64_t n)
 {
@@ -188,65 +194,91 @@ static uint64_t drop_memory(QEMUS390StAttribState *sas, uint64_t gfn,
 
 static void count_section(int64_t ns)
 {
+    reclaim.stopped_ns += ns;
     stat64_add(&reclaim.sections, 1);
     stat64_add(&reclaim.section_ns, ns);
     stat64_max(&reclaim.section_max_ns, ns);
 }
 
-/* How long it takes depends on the host, and on how scattered blocks are. */
-static unsigned int adapt_batch(unsigned int batch, unsigned int max,
-                                int64_t ns)
+/*
+ * Adjacent blocks from the @i-th on, if they still may be dropped. Returns how
+ * many of the batch are done.
+ */
+static unsigned int drop_run(QEMUS390StAttribState *sas, Batch *b,
+                             unsigned int i)
 {
-    if (ns > SECTION_NS) {
-        return MAX(batch / 2, 1);
+    uint64_t *gfn = &b->gfn[i];
+    unsigned int n = 0;
+
+    while (i + n < b->n && gfn[n] == gfn[0] + n &&
+           drop_state(sas, gfn[n], b->usage)) {
+        n++;
     }
-    return ns < SECTION_NS / 4 ? MIN(batch * 2, max) : batch;
+    if (!n) {
+        return 1;
+    }
+    b->released += drop_memory(sas, gfn[0], n);
+    b->taken += n;
+    return n;
 }
 
-/* To be called in an exclusive section. Returns how long it took. */
-static int64_t drop_batch(QEMUS390StAttribState *sas, Batch *b)
+/*
+ * To be called in an exclusive section. How long a block takes depends on the
+ * host, so what does not fit into a section stays in the batch.
+ */
+static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
 {
-    int64_t begin = get_clock(), ns;
-    unsigned int i, run;
+    int64_t begin = get_clock(), ns = 0;
+    unsigned int i = 0;
     CPUState *cs;
 
-    for (i = 0; i < b->n; i++) {
-        if (drop_state(sas, b->gfn[i], b->usage)) {
-            b->gfn[b->taken++] = b->gfn[i];
-        }
+    b->taken = 0;
+    b->released = 0;
+    while (i < b->n && ns < SECTION_NS) {
+        i += drop_run(sas, b, i);
+        ns = get_clock() - begin;
     }
+    b->n -= i;
+    memmove(b->gfn, b->gfn + i, b->n * sizeof(*b->gfn));
+    /* In time: nobody uses a translation before the end of the section. */
     if (b->taken) {
         CPU_FOREACH(cs) {
             tlb_flush(cs);
         }
-    }
-    for (i = 0; i < b->taken; i += run) {
-        run = 1;
-        while (i + run < b->taken && b->gfn[i + run] == b->gfn[i] + run) {
-            run++;
-        }
-        b->released += drop_memory(sas, b->gfn[i], run);
     }
 
     ns = get_clock() - begin;
     stat64_add(&reclaim.taken[b->usage], b->taken);
     stat64_add(&reclaim.released, b->released);
     count_section(ns);
-    return ns;
 }
 
 /* Runs on a CPU with the BQL held, in between its translation blocks. */
 static void do_drop_batch(CPUState *cs, run_on_cpu_data data)
 {
-    int64_t ns;
-
     /* A CPU that waits for the BQL would never reach the section's start. */
     bql_unlock();
     start_exclusive();
-    ns = drop_batch(s390_page_states(), data.host_ptr);
+    drop_batch(s390_page_states(), data.host_ptr);
     end_exclusive();
     bql_lock();
-    reclaim.batch = adapt_batch(reclaim.batch, BATCH_BLOCKS, ns);
+}
+
+/* In between sections. Must be called with the BQL held, which it drops. */
+static void let_cpus_run(void)
+{
+    int64_t end = get_clock() + RUN_NS;
+
+    if (reclaim.stopped_ns < SECTION_NS) {
+        return;
+    }
+    reclaim.stopped_ns = 0;
+    bql_unlock();
+    /* A sleep would take twice as long. */
+    while (get_clock() < end) {
+        g_thread_yield();
+    }
+    bql_lock();
 }
 
 /*
@@ -272,7 +304,7 @@ static void find_batch(QEMUS390StAttribState *sas, Batch *b, uint64_t *left,
     uint64_t *cursor = &reclaim.cursor[b->usage];
     S390PageUsage usage;
 
-    want = MIN(want, reclaim.batch);
+    want = MIN(want, BATCH_BLOCKS);
     while (*left && b->n < want) {
         uint64_t gfn = *cursor;
         uint8_t state;
@@ -309,15 +341,15 @@ static uint64_t reclaim_blocks(QEMUS390StAttribState *sas, S390PageUsage usage,
     uint64_t left = sas->ram_blocks;
     uint64_t taken = 0;
 
-    while (left && taken < want) {
-        b->usage = usage;
-        b->spare_referenced = spared;
+    b->usage = usage;
+    b->spare_referenced = spared;
+    b->n = 0;
+    while ((left || b->n) && taken < want) {
         b->spared = 0;
-        b->n = b->taken = 0;
-        b->released = 0;
         find_batch(sas, b, &left, want - taken);
         if (b->n) {
             run_on_cpu(first_cpu, do_drop_batch, RUN_ON_CPU_HOST_PTR(b));
+            let_cpus_run();
             taken += b->taken;
             *released += b->released;
         }
@@ -533,6 +565,18 @@ static uint64_t count_resident(QEMUS390StAttribState *sas)
     return n;
 }
 
+/* How long it takes depends on the host. */
+static void adapt_page_out_batch(int64_t ns)
+{
+    unsigned int *batch = &reclaim.page_out_batch;
+
+    if (ns > SECTION_NS) {
+        *batch = MAX(*batch / 2, 1);
+    } else if (ns < SECTION_NS / 4) {
+        *batch = MIN(*batch * 2, PAGE_OUT_BLOCKS);
+    }
+}
+
 /* A clock: twice around, it takes what it has spared before. */
 static void page_out_blocks(QEMUS390StAttribState *sas, uint64_t want,
                             uint64_t *spared)
@@ -565,10 +609,10 @@ static void page_out_blocks(QEMUS390StAttribState *sas, uint64_t want,
         }
         done = s390_pager_page_out(gfn, n, &ns);
         count_section(ns);
-        reclaim.page_out_batch = adapt_batch(reclaim.page_out_batch,
-                                             PAGE_OUT_BLOCKS, ns);
+        adapt_page_out_batch(ns);
         stat64_add(&reclaim.released, done * TARGET_PAGE_SIZE);
         want -= done;
+        let_cpus_run();
     }
 }
 
@@ -650,8 +694,6 @@ static void do_drop_one(CPUState *cs, run_on_cpu_data data)
     Batch b;
 
     b.n = 1;
-    b.taken = 0;
-    b.released = 0;
     b.gfn[0] = data.target_ptr;
     if (may_drop(qatomic_read(&sas->states[b.gfn[0]]), &b.usage)) {
         drop_batch(sas, &b);
@@ -708,7 +750,6 @@ void s390_reclaim_init(void)
         return;
     }
     reclaim.ram = ms->ram;
-    reclaim.batch = BATCH_BLOCKS;
     reclaim.page_out_batch = PAGE_OUT_BLOCKS;
     reclaim.policy = sas->discard;
     reclaim.random = sas->discard_seed ?: 1;
