@@ -1,6 +1,7 @@
 """The protocol's model, and the host's half without Linux."""
 
 import os
+import sys
 
 from hva import BUILD, TOP
 from run import limit
@@ -20,6 +21,16 @@ def test_qtest(ctx):
     env = {**os.environ, "QTEST_QEMU_BINARY": str(BUILD / "out/qemu-system-s390x")}
     for name in "s390-cmm-test", "qmp-cmd-test", "test-hmp":
         tap.run(ctx, [BUILD / "obj/qemu/tests/qtest" / name, "--tap", "-k"], env=env)
+
+
+@limit(120, cores=1)
+def test_functional(ctx):
+    """QEMU's functional test of ours."""
+    tree = BUILD / "tree/qemu"
+    env = {**os.environ, "QEMU_TEST_QEMU_BINARY": str(BUILD / "out/qemu-system-s390x"),
+           "QEMU_BUILD_ROOT": str(ctx.results), "PYTHONPATH": os.pathsep.join(str(p) for p in (
+               tree / "python", tree / "tests/functional", BUILD / "host/python/usr/lib/python3/dist-packages"))}
+    tap.run(ctx, [sys.executable, tree / "tests/functional/test_s390x_cmm.py"], env=env)
 
 
 @limit(400)
