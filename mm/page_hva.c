@@ -105,9 +105,10 @@
  *
  *		Volatile while mapped
  *
- * With page_hva=mapped a small folio need not be unmapped first. Its users go on
- * without a fault, hot or cold; which of them are hot is for the host to see.
- * What nobody could get at is now a pte away, so three things are added.
+ * Unless page_hva=on asks for no more than the above, a small folio need not be
+ * unmapped first. Its users go on without a fault, hot or cold; which of them are
+ * hot is for the host to see. What nobody could get at is now a pte away, so three
+ * things are added.
  *
  * Rule 1 for mapped folios: the reference count cannot be frozen, because ptes
  * come and go (fork, exit) without a look at whether it is. Instead the scanner,
@@ -200,7 +201,7 @@
 DEFINE_STATIC_KEY_FALSE(page_hva_active);
 
 /* May folios be mapped while they are volatile? */
-static bool hva_mapped __ro_after_init;
+static bool hva_mapped __ro_after_init = true;
 
 /*
  * The state of a folio
@@ -975,11 +976,8 @@ enum vm_event_item page_hva_make_volatile(struct folio *folio)
  * Switch
  */
 
-static enum {
-	HVA_OFF,
-	HVA_ON,
-	HVA_FORCE,
-} hva_mode __ro_after_init = HVA_ON;
+static bool hva_off __ro_after_init;
+static bool hva_force __initdata;
 
 static int __init parse_page_hva(char *options)
 {
@@ -988,16 +986,21 @@ static int __init parse_page_hva(char *options)
 	if (!options)
 		return -EINVAL;
 	while ((option = strsep(&options, ","))) {
-		if (!strcmp(option, "off"))
-			hva_mode = HVA_OFF;
-		else if (!strcmp(option, "on"))
-			hva_mode = HVA_ON;
-		else if (!strcmp(option, "mapped"))
+		if (!strcmp(option, "off")) {
+			hva_off = true;
+			continue;
+		}
+		if (!strcmp(option, "on")) {
+			hva_mapped = false;
+		} else if (!strcmp(option, "mapped")) {
 			hva_mapped = true;
-		else if (!strcmp(option, "force"))
-			hva_mode = HVA_FORCE;
-		else
+		} else if (!strcmp(option, "force")) {
+			hva_force = true;
+		} else {
 			pr_warn("ignoring unknown option '%s'\n", option);
+			continue;
+		}
+		hva_off = false;
 	}
 	return 0;
 }
@@ -1015,7 +1018,7 @@ const char *page_hva_mode(void)
 {
 	if (page_hva_is_active())
 		return hva_mapped ? "mapped" : "on";
-	return hva_mode == HVA_OFF ? "off" : "unused";
+	return hva_off ? "off" : "unused";
 }
 
 /**
@@ -1031,12 +1034,12 @@ void __init page_hva_init(void)
 {
 	if (!page_hva_enabled())
 		return;
-	if (hva_mode == HVA_OFF) {
+	if (hva_off) {
 		pr_info("switched off\n");
 		return;
 	}
 	if (!page_hva_prove()) {
-		if (hva_mode != HVA_FORCE) {
+		if (!hva_force) {
 			pr_info("no proof of the discard fault, only unused pages are hinted\n");
 			return;
 		}
