@@ -59,6 +59,7 @@ check: qemu kernel guest
 	@tests/run $(T)
 check-debug: qemu guest
 	@scripts/kernel on debug
+	@scripts/kernel on small
 	@tests/run debug.
 check-hooks: qemu guest
 	@tests/hooks $(T)

@@ -1,4 +1,4 @@
-"""The kernel's own checkers (lockdep, DEBUG_VM, sleeping in atomic context) watch; make check-debug."""
+"""Other kernels: one with checkers (lockdep, DEBUG_VM, sleeping in atomic context), a small one; make check-debug."""
 
 import hva
 from run import limit
@@ -15,6 +15,17 @@ def test_kselftest_eager_4_cpus(ctx):
 @limit(1200)
 def test_kselftest_demand_xfs(ctx):
     kselftests(ctx, cpus=2, discard="demand", fs="xfs", kernel="bzImage-debug", mem=768)
+
+
+@limit(1200)
+def test_kselftest_eager_4_cpus_unmapped(ctx):
+    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768, append="page_hva=on")
+
+
+@limit(600)
+def test_kselftest_small_kernel(ctx):
+    """Without modules, memory cgroups, multi-generational LRU and huge pages."""
+    kselftests(ctx, cpus=2, discard="eager", kernel="bzImage-small")
 
 
 def test_the_checkers_are_awake(ctx):
