@@ -373,7 +373,7 @@ TEST_F_TIMEOUT(mapped, by_many_at_once, HVA_TIMEOUT)
 		child[i] = fork();
 		if (child[i])
 			continue;
-		for (round = 0; round < 20; round++) {
+		for (round = 0; round < 6; round++) {
 			if (wrong_pages(map))
 				_exit(1);
 			if (i == 0)

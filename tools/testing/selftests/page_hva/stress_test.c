@@ -618,7 +618,7 @@ TEST_F_TIMEOUT(stress, anonymous_memory_takes_all, HVA_TIMEOUT)
 
 TEST_F_TIMEOUT(stress, compaction, HVA_TIMEOUT)
 {
-	size_t size = MIB(64), off;
+	size_t size = MIB(32), off;
 	int fd = hva_create("file", size, 1), round;
 	long scanned = hva_count("compact_migrate_scanned");
 
@@ -774,7 +774,7 @@ TEST_F_TIMEOUT(stress, mount_and_umount, HVA_TIMEOUT)
 	ASSERT_EQ(mkdir(where, 0700), 0);
 	snprintf(name, sizeof(name), "%s/file", where);
 	config.fd = fd;
-	for (round = 0; round < 8; round++) {
+	for (round = 0; round < 5; round++) {
 		nr = ioctl(control, LOOP_CTL_GET_FREE);
 		ASSERT_GE(nr, 0);
 		snprintf(dev, sizeof(dev), "/dev/loop%d", nr);
