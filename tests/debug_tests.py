@@ -7,19 +7,19 @@ from guest_tests import kselftests
 # pylint: disable=missing-function-docstring
 
 
-@limit(1200)
+@limit(2400)
 def test_kselftest_eager_4_cpus(ctx):
-    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768)
+    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768, timeout=1200)
 
 
-@limit(1200)
+@limit(2400)
 def test_kselftest_demand_xfs(ctx):
-    kselftests(ctx, cpus=2, discard="demand", fs="xfs", kernel="bzImage-debug", mem=768)
+    kselftests(ctx, cpus=2, discard="demand", fs="xfs", kernel="bzImage-debug", mem=768, timeout=1200)
 
 
-@limit(1200)
+@limit(2400)
 def test_kselftest_eager_4_cpus_unmapped(ctx):
-    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768, append="page_hva=on")
+    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768, timeout=1200, append="page_hva=on")
 
 
 @limit(600)

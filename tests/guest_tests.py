@@ -188,7 +188,7 @@ def test_kunit(ctx):
 
 
 # They wait for the scanner most of the time, whatever the number of CPUs: two at a time
-def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, kernel="bzImage"):
+def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, kernel="bzImage", timeout=400):
     """The programs of tools/testing/selftests/page_hva; only: one test of one program."""
     scratch = hva.scratch_disk(fs)
     with Guest(ctx.results, kernel=kernel, cpus=cpus, discard=discard, disks=[scratch], say=print, mem=mem,
@@ -202,7 +202,7 @@ def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, 
         select = "-T memory_offline" + (" -T discarded_hashes_are_not_trusted_again" if fs == "xfs" else "")
         runs = [(p, select) for p in programs] if only is None else [(only[0], f"-t {only[1]}")]
         for program, select in runs:
-            status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/scratch ./{program} {select}", timeout=400)
+            status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/scratch ./{program} {select}", timeout=timeout)
             print(text)
             tap.report(ctx, text, status, program)
         finish(g)
