@@ -89,6 +89,7 @@ typedef struct Batch {
     unsigned int n;
     unsigned int taken;
     uint64_t released;                  /* bytes */
+    int64_t ns;                         /* how long it took */
     uint64_t gfn[BATCH_BLOCKS];         /* ascending */
 } Batch;
 
@@ -194,7 +195,6 @@ static uint64_t drop_memory(QEMUS390StAttribState *sas, uint64_t gfn,
 
 static void count_section(int64_t ns)
 {
-    reclaim.stopped_ns += ns;
     stat64_add(&reclaim.sections, 1);
     stat64_add(&reclaim.section_ns, ns);
     stat64_max(&reclaim.section_max_ns, ns);
@@ -247,10 +247,10 @@ static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
         }
     }
 
-    ns = get_clock() - begin;
+    b->ns = get_clock() - begin;
     stat64_add(&reclaim.taken[b->usage], b->taken);
     stat64_add(&reclaim.released, b->released);
-    count_section(ns);
+    count_section(b->ns);
 }
 
 /* Runs on a CPU with the BQL held, in between its translation blocks. */
@@ -264,11 +264,15 @@ static void do_drop_batch(CPUState *cs, run_on_cpu_data data)
     bql_lock();
 }
 
-/* In between sections. Must be called with the BQL held, which it drops. */
-static void let_cpus_run(void)
+/*
+ * After a section that took @ns. Must be called with the BQL held, which it
+ * drops.
+ */
+static void let_cpus_run(int64_t ns)
 {
     int64_t end = get_clock() + RUN_NS;
 
+    reclaim.stopped_ns += ns;
     if (reclaim.stopped_ns < SECTION_NS) {
         return;
     }
@@ -349,7 +353,7 @@ static uint64_t reclaim_blocks(QEMUS390StAttribState *sas, S390PageUsage usage,
         find_batch(sas, b, &left, want - taken);
         if (b->n) {
             run_on_cpu(first_cpu, do_drop_batch, RUN_ON_CPU_HOST_PTR(b));
-            let_cpus_run();
+            let_cpus_run(b->ns);
             taken += b->taken;
             *released += b->released;
         }
@@ -612,7 +616,7 @@ static void page_out_blocks(QEMUS390StAttribState *sas, uint64_t want,
         adapt_page_out_batch(ns);
         stat64_add(&reclaim.released, done * TARGET_PAGE_SIZE);
         want -= done;
-        let_cpus_run();
+        let_cpus_run(ns);
     }
 }
 
