@@ -28,6 +28,17 @@ def test_kselftest_small_kernel(ctx):
     kselftests(ctx, cpus=2, discard="eager", kernel="bzImage-small")
 
 
+@limit(600, cores=1)
+def test_kselftest_whole_demand_1_cpu(ctx):
+    """make check has these two without the stress."""
+    kselftests(ctx, cpus=1, discard="demand")
+
+
+@limit(600, cores=1)
+def test_kselftest_whole_random_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="random,1")
+
+
 def test_the_checkers_are_awake(ctx):
     """Control: they see a fault, so they would see another."""
     with hva.Guest(ctx.results, kernel="bzImage-debug") as g:

@@ -188,8 +188,12 @@ def test_kunit(ctx):
 
 
 # They wait for the scanner most of the time, whatever the number of CPUs: two at a time
-def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, kernel="bzImage", timeout=400):
-    """The programs of tools/testing/selftests/page_hva; only: one test of one program."""
+def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, short=False, kernel="bzImage",
+               timeout=400):
+    """The programs of tools/testing/selftests/page_hva; only: one test of one program.
+
+    short: without stress, and without the minute that the scanner is watched; make check-debug has the whole.
+    """
     scratch = hva.scratch_disk(fs)
     with Guest(ctx.results, kernel=kernel, cpus=cpus, discard=discard, disks=[scratch], say=print, mem=mem,
                append=append) as g:
@@ -198,8 +202,12 @@ def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, 
         assert programs, "the guest image has no selftests"
         if "page_hva=on" in append:
             programs.remove("mapped_test")
+        if short:
+            programs.remove("stress_test")
         # Memory goes offline in a guest that has some to spare, below; xfs of 6.12 has no fs-verity
         select = "-T memory_offline" + (" -T discarded_hashes_are_not_trusted_again" if fs == "xfs" else "")
+        if short:
+            select += " -T scanner_covers_cold_pages_in_10s_then_sleeps"
         runs = [(p, select) for p in programs] if only is None else [(only[0], f"-t {only[1]}")]
         for program, select in runs:
             status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/scratch ./{program} {select}", timeout=timeout)
@@ -216,7 +224,7 @@ def test_kselftest_memory_offline(ctx):
 
 @limit(600, cores=1)
 def test_kselftest_demand_1_cpu(ctx):
-    kselftests(ctx, cpus=1, discard="demand")
+    kselftests(ctx, cpus=1, discard="demand", short=True)
 
 
 @limit(600, cores=1)
@@ -226,7 +234,7 @@ def test_kselftest_eager_1_cpu(ctx):
 
 @limit(600, cores=1)
 def test_kselftest_random_1_cpu(ctx):
-    kselftests(ctx, cpus=1, discard="random,1")
+    kselftests(ctx, cpus=1, discard="random,1", short=True)
 
 
 @limit(600, cores=1)
