@@ -186,7 +186,9 @@ WRITABLE_ON_OTHERS = {
 
 def refill_on_file_systems(ctx, mounts, **guest):
     images = {name: FileSystem(None, make, size=320 if make else 0) for name, (make, _) in mounts.items() if make}
-    images = {name: empty_image(f"empty-{name}", fs) for name, fs in images.items()}
+    if "loop" in images:
+        images["loop"].size = 64                            # it is copied, in the guest
+    images = {name: empty_image(f"empty-{name}-{fs.size}", fs) for name, fs in images.items()}
     share = ctx.results / "share"
     share.mkdir()
     with Guest(ctx.results, disks=[hva.scratch_disk("ext4"), *images.values()],
