@@ -39,6 +39,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "qemu/madvise.h"
 #include "qemu/timer.h"
@@ -61,8 +62,11 @@
 #include "system/tcg.h"
 #include "cpu.h"
 
-/* Blocks that are dropped in one exclusive section, or system call, at most */
+/* Blocks that are dropped in one exclusive section at most */
 #define BATCH_BLOCKS 1024
+
+/* Runs of adjacent ones whose memory is released at once */
+#define RELEASE_RUNS 64
 
 /* Candidates for the random adversary */
 #define RING_BLOCKS 64
@@ -71,7 +75,7 @@
 #define PAGE_OUT_BLOCKS 64
 
 /* A section that takes longer ends: do the rest in the next one. */
-#define SECTION_NS (500 * SCALE_US)
+#define SECTION_NS (250 * SCALE_US)
 
 /* How long CPUs run then */
 #define RUN_NS (20 * SCALE_US)
@@ -166,30 +170,49 @@ static bool drop_state(QEMUS390StAttribState *sas, uint64_t gfn,
     return s390_page_state_change(sas, gfn, old, new);
 }
 
-/* In the exclusive section: @n adjacent blocks. */
-static uint64_t drop_memory(QEMUS390StAttribState *sas, uint64_t gfn,
-                            uint64_t n)
+/* In the exclusive section. Returns how many bytes were released. */
+static uint64_t release(const struct iovec *run, unsigned int n)
 {
-    ram_addr_t offset = gfn * TARGET_PAGE_SIZE;
-    ram_addr_t size = n * TARGET_PAGE_SIZE;
-    ram_addr_t start = memory_region_get_ram_addr(reclaim.ram) + offset;
-    uint64_t released = size;
+    unsigned int done = ram_block_discard_ranges(reclaim.ram->ram_block,
+                                                 run, n);
+    uint64_t released = iov_size(run, done);
+
+    /* It said why. The blocks are zero by now, and must be. */
+    for (; done < n; done++) {
+        memset(run[done].iov_base, 0, run[done].iov_len);
+    }
+    return released;
+}
+
+/* In the exclusive section: @n runs of adjacent blocks. */
+static uint64_t drop_memory(QEMUS390StAttribState *sas,
+                            const struct iovec *run, unsigned int n)
+{
+    ram_addr_t ram = memory_region_get_ram_addr(reclaim.ram);
+    uint64_t released;
+    unsigned int i;
 
     /* Also lets builds without TCG do without this function. */
     assert(tcg_enabled());
-    tb_invalidate_phys_range(start, start + size - 1);
-    s390_pager_forget(gfn, n);
-    if (ram_block_discard_range(reclaim.ram->ram_block, offset, size)) {
-        /* It said why. The blocks are zero by now, and must be. */
-        memset(sas->ram_host + offset, 0, size);
-        released = 0;
+    for (i = 0; i < n; i++) {
+        ram_addr_t offset = (uint8_t *)run[i].iov_base - sas->ram_host;
+
+        tb_invalidate_phys_range(ram + offset,
+                                 ram + offset + run[i].iov_len - 1);
+        s390_pager_forget(offset / TARGET_PAGE_SIZE,
+                          run[i].iov_len / TARGET_PAGE_SIZE);
     }
+    released = release(run, n);
     /*
      * The content has changed, after a migration may have sent it. A
      * destination that does not know states must find zeros, too.
      */
-    cpu_physical_memory_set_dirty_range(start, size,
-                                        1 << DIRTY_MEMORY_MIGRATION);
+    for (i = 0; i < n; i++) {
+        ram_addr_t offset = (uint8_t *)run[i].iov_base - sas->ram_host;
+
+        cpu_physical_memory_set_dirty_range(ram + offset, run[i].iov_len,
+                                            1 << DIRTY_MEMORY_MIGRATION);
+    }
     return released;
 }
 
@@ -200,26 +223,43 @@ static void count_section(int64_t ns)
     stat64_max(&reclaim.section_max_ns, ns);
 }
 
-/*
- * Adjacent blocks from the @i-th on, if they still may be dropped. Returns how
- * many of the batch are done.
- */
-static unsigned int drop_run(QEMUS390StAttribState *sas, Batch *b,
-                             unsigned int i)
+/* The states of adjacent blocks from the @i-th on. Returns how many. */
+static unsigned int drop_states(QEMUS390StAttribState *sas, const Batch *b,
+                                unsigned int i)
 {
-    uint64_t *gfn = &b->gfn[i];
+    const uint64_t *gfn = &b->gfn[i];
     unsigned int n = 0;
 
     while (i + n < b->n && gfn[n] == gfn[0] + n &&
            drop_state(sas, gfn[n], b->usage)) {
         n++;
     }
-    if (!n) {
-        return 1;
-    }
-    b->released += drop_memory(sas, gfn[0], n);
-    b->taken += n;
     return n;
+}
+
+/*
+ * Some runs of adjacent blocks from the @i-th block on. Returns how many blocks
+ * of the batch are done.
+ */
+static unsigned int drop_runs(QEMUS390StAttribState *sas, Batch *b,
+                              unsigned int i)
+{
+    struct iovec run[RELEASE_RUNS];
+    unsigned int first = i, n = 0;
+
+    while (i < b->n && n < RELEASE_RUNS) {
+        unsigned int blocks = drop_states(sas, b, i);
+
+        if (blocks) {
+            run[n].iov_base = sas->ram_host + b->gfn[i] * TARGET_PAGE_SIZE;
+            run[n].iov_len = blocks * TARGET_PAGE_SIZE;
+            n++;
+        }
+        b->taken += blocks;
+        i += MAX(blocks, 1);
+    }
+    b->released += drop_memory(sas, run, n);
+    return i - first;
 }
 
 /*
@@ -235,7 +275,7 @@ static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
     b->taken = 0;
     b->released = 0;
     while (i < b->n && ns < SECTION_NS) {
-        i += drop_run(sas, b, i);
+        i += drop_runs(sas, b, i);
         ns = get_clock() - begin;
     }
     b->n -= i;
