@@ -18,7 +18,7 @@ import tap
 SMALL = BUILD / "tree/linux/net"
 SMALL_MIB = 128
 # Cores that a test keeps busy which waits for the scanner most of the time
-WAITS = 2 / 3
+WAITS = 1 / 2
 
 
 def read_files(guest, disk):
@@ -255,7 +255,7 @@ def test_kselftest_random_4_cpus(ctx):
 @limit(600, cores=1)
 def test_kselftest_unmapped_eager_4_cpus(ctx):
     """Only what is not mapped."""
-    kselftests(ctx, cpus=4, discard="eager", append="page_hva=on")
+    kselftests(ctx, cpus=4, discard="eager", append="page_hva=on", short=True)
 
 
 @limit(600, cores=1)

@@ -33,7 +33,7 @@ def test_functional(ctx):
     tap.run(ctx, [sys.executable, tree / "tests/functional/test_s390x_cmm.py"], env=env)
 
 
-@limit(400)
+@limit(400, cores=1)
 def test_bare_metal(ctx):
     """ESSA, access checks and the discard fault without an operating system."""
     tap.run(ctx, [TOP / "scripts/qemu-tests"])
