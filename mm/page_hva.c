@@ -40,7 +40,7 @@
  * mm/filemap.c (__filemap_get_folio(), filemap_get_folios_contig(),
  * filemap_get_folios_tag(), filemap_get_read_batch(), next_uptodate_folio())
  * and the three places that come to the content from somewhere else:
- * move_to_new_folio(), collapse_file() and the split of a large folio.
+ * migrate_folio_unmap(), collapse_file() and the split of a large folio.
  *
  * Paths that do not touch the content do not call it: truncation and
  * invalidation of whole folios, reclaim, mincore(), cachestat(),

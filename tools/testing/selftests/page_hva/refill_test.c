@@ -195,9 +195,12 @@ TEST_F_TIMEOUT(refill, read_without_waiting_never_sees_zeros, HVA_TIMEOUT)
 TEST_F_TIMEOUT(refill, map_shared_read, HVA_TIMEOUT)
 {
 	char *map = map_file(PROT_READ, MAP_SHARED);
+	long faults = hva_count("hva_fault");
 
 	EXPECT_EQ(bad_pages(map, 0, f.size), 0);
 	EXPECT_GE(met(), f.size / hva_page);
+	/* Page faults have brought them back: no pte was for a discarded page */
+	EXPECT_LE(hva_count("hva_fault") - faults, HVA_NOISE);
 	/* ... and when the mapping has been there before the discard */
 	hva_discard();
 	EXPECT_EQ(bad_pages(map, 0, f.size), 0);
