@@ -368,7 +368,7 @@ static int exec_worker(const char *path, const char *sum, int fd)
 	int rounds = 0, status;
 	pid_t pid;
 
-	while (go_on(end, true)) {
+	while (go_on(end, rounds >= 3)) {
 		if (run(path, sum))
 			return 1;
 		/* A child that shares the mapping and writes into its copy */
