@@ -33,7 +33,8 @@ step() {
 	set +m
 	(
 		trap 'kill "$nap" 2>/dev/null; exit' TERM
-		while sleep 30 & nap=$!; wait "$nap"; do
+		# Not longer than the command, should this shell be killed
+		while sleep 30 & nap=$!; wait "$nap" && kill -0 "$pid" 2>/dev/null; do
 			printf '   %3d s: %s\n' $((SECONDS - start)) \
 				"$(tail -n 1 "$log" | tr -d '\r' | cut -c 1-100)"
 		done
