@@ -286,7 +286,7 @@ static void do_page_out(CPUState *cs, run_on_cpu_data data)
         }
     }
     CPU_FOREACH(other) {
-        tlb_flush(other);
+        tlb_flush_exclusive(other);
     }
     p->ns = get_clock() - p->ns;
     end_exclusive();

@@ -63,7 +63,7 @@
 #include "cpu.h"
 
 /* Blocks that are dropped in one exclusive section at most */
-#define BATCH_BLOCKS 1024
+#define BATCH_BLOCKS 2048
 
 /* Runs of adjacent ones whose memory is released at once */
 #define RELEASE_RUNS 64
@@ -75,7 +75,7 @@
 #define PAGE_OUT_BLOCKS 64
 
 /* A section that takes longer ends: do the rest in the next one. */
-#define SECTION_NS (250 * SCALE_US)
+#define SECTION_NS (500 * SCALE_US)
 
 /* How long CPUs run then */
 #define RUN_NS (20 * SCALE_US)
@@ -283,7 +283,7 @@ static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
     /* In time: nobody uses a translation before the end of the section. */
     if (b->taken) {
         CPU_FOREACH(cs) {
-            tlb_flush(cs);
+            tlb_flush_exclusive(cs);
         }
     }
 
