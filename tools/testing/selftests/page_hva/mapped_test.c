@@ -397,17 +397,18 @@ static size_t wrong_after_compaction(const char *name)
 
 TEST_F_TIMEOUT(mapped, migrated, HVA_TIMEOUT)
 {
-	long moved = hva_count("pgmigrate_success");
+	long moved = hva_count("pgmigrate_success"), now = moved;
 	char name[16];
 	int i;
 
-	for (i = 0; i < 3; i++) {
+	/* Where pages are is a matter of luck */
+	for (i = 0; i < 4 && now < moved + 256; i++) {
 		snprintf(name, sizeof(name), "holes%d", i);
 		EXPECT_EQ(wrong_after_compaction(name), 0);
-		ksft_print_msg("%ld pages moved\n",
-			       hva_count("pgmigrate_success") - moved);
+		now = hva_count("pgmigrate_success");
+		ksft_print_msg("%ld pages moved\n", now - moved);
 	}
-	EXPECT_GT(hva_count("pgmigrate_success"), moved);
+	EXPECT_GT(now, moved);
 }
 
 /* All at once: one refills, the others wait or take another fault */
