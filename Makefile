@@ -55,7 +55,7 @@ torture: qemu kernel-on guest
 	@scripts/torture
 shell: qemu kernel-on guest
 	@scripts/run --shell
-check: qemu kernel guest
+check: qemu kernel-on guest
 	@tests/run $(T)
 check-debug: qemu guest
 	@scripts/kernel on debug

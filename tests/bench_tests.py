@@ -19,7 +19,7 @@ def count_instructions():
     return res.returncode, json.loads(newest.read_text())["ops"]
 
 
-@limit(120, cores=1)
+@limit(120, cores=1, needs="guest.kernel_config_off")
 def test_instructions_per_operation(_):
     """Hot paths keep to the goal, execute no ESSA of ours, and the counter counts."""
     status, ops = count_instructions()

@@ -24,6 +24,7 @@ def test_shell_scripts(_):
     sh("shellcheck scripts/lib.sh $(grep -lE '^#!/bin/(ba)?sh' scripts/* tests/* tests/*/* .ci/* 2>/dev/null)")
 
 
+@limit(needs="guest.kernel_config_off")
 def test_the_two_kernels_differ_in_one_option(_):
     configs = [set((BUILD / f"obj/linux-{v}/.config").read_text().splitlines()) for v in ("on", "off")]
     differ = [line for line in configs[0] ^ configs[1] if "CONFIG_" in line]
@@ -31,6 +32,7 @@ def test_the_two_kernels_differ_in_one_option(_):
     assert "CONFIG_PAGE_HVA=y" in configs[0] and not any(re.match("CONFIG_PAGE_HVA=", c) for c in configs[1])
 
 
+@limit(needs="guest.kernel_config_off")
 def test_no_compiler_warnings_in_our_files(_):
     ours = set(sh("git diff --name-only refs/tags/base", TREE).split())
     for log in "linux-on.log", "linux-off.log":
@@ -39,7 +41,7 @@ def test_no_compiler_warnings_in_our_files(_):
             assert not hit or not any(hit.group(1).endswith(f) for f in ours), line
 
 
-@limit(1500)
+@limit(1500, needs="guest.kernel_config_off")
 def test_option_off_changes_no_code(ctx):
     """What the series touches, for s390 and x86_64: the code is that of the base."""
     tap.run(ctx, [TOP / "tests/same-object", "s390", "x86_64"])

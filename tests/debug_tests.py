@@ -2,7 +2,7 @@
 
 import hva
 from run import limit
-from guest_tests import kselftests
+from guest_tests import io_errors, kselftests
 
 # pylint: disable=missing-function-docstring
 
@@ -28,10 +28,20 @@ def test_kselftest_small_kernel(ctx):
     kselftests(ctx, cpus=2, discard="eager", kernel="bzImage-small")
 
 
+@limit(600)
+def test_io_errors(ctx):
+    io_errors(ctx, "ext4", cpus=4, discard="eager", kernel="bzImage-debug", mem=768)
+
+
 @limit(600, cores=1)
 def test_kselftest_whole_demand_1_cpu(ctx):
-    """make check has these two without the stress."""
+    """make check has these three without the stress."""
     kselftests(ctx, cpus=1, discard="demand")
+
+
+@limit(600, cores=1)
+def test_kselftest_whole_demand_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="demand")
 
 
 @limit(600, cores=1)

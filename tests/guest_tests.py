@@ -39,10 +39,16 @@ def small_disk():
     return hva.Disk(SMALL, SMALL_MIB, name="small")
 
 
+@limit(1800, cores=0)
+def test_kernel_config_off(_):
+    """Built beside the guests, which wait for the scanner half of the time."""
+    subprocess.run(["nice", "-n", "19", TOP / "scripts/kernel", "off"], check=True)
+
+
 # --- boots without the feature -------------------------------------------------------
 
 
-@limit(120, cores=WAITS)
+@limit(120, cores=WAITS, needs="guest.kernel_config_off")
 def test_boot_config_off(ctx):
     """CONFIG_PAGE_HVA=n: nothing of it is there, files are read as before."""
     disk = small_disk()
@@ -200,6 +206,7 @@ def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, 
         g.check(f"mount -t {fs} /dev/disk0 /scratch")
         programs = [p for p in g.check("ls /selftests").split() if p.endswith("_test")]
         assert programs, "the guest image has no selftests"
+        programs.remove("error_test")                       # has a guest of its own, below
         if "page_hva=on" in append:
             programs.remove("mapped_test")
         if short:
@@ -239,7 +246,7 @@ def test_kselftest_random_1_cpu(ctx):
 
 @limit(600, cores=1)
 def test_kselftest_demand_4_cpus(ctx):
-    kselftests(ctx, cpus=4, discard="demand")
+    kselftests(ctx, cpus=4, discard="demand", short=True)
 
 
 @limit(600, cores=1)
@@ -262,3 +269,31 @@ def test_kselftest_unmapped_eager_4_cpus(ctx):
 def test_kselftest_eager_xfs(ctx):
     """xfs: large folios."""
     kselftests(ctx, cpus=2, discard="eager", fs="xfs")
+
+
+# --- what programs see when a discarded page cannot be read ---------------------------------
+
+
+def io_errors(ctx, fs, **kwargs):
+    with Guest(ctx.results, disks=[hva.scratch_disk(fs)], say=print, **kwargs) as g:
+        g.expect_splat = rb"I/O error"                      # the disk says so, and nobody else
+        status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/tmp PAGE_HVA_DEV=/dev/disk0 PAGE_HVA_FS={fs} ./error_test",
+                             timeout=200)
+        print(text)
+        tap.report(ctx, text, status, fs)
+        finish(g)
+
+
+@limit(240, cores=1)
+def test_io_errors_ext4(ctx):
+    io_errors(ctx, "ext4", cpus=4, discard="eager")
+
+
+@limit(240, cores=1)
+def test_io_errors_xfs(ctx):
+    io_errors(ctx, "xfs", cpus=2, discard="demand")
+
+
+@limit(240, cores=1)
+def test_io_errors_ext4_unmapped(ctx):
+    io_errors(ctx, "ext4", cpus=2, discard="eager", page_hva="on")

@@ -42,6 +42,24 @@ def test_hang_is_a_failure_and_leaves_nothing(ctx):
         time.sleep(0.05)
 
 
+def test_order_of_tests(ctx):
+    """Whoever needs another test waits for it; nothing begins beside a test that wants the whole machine."""
+    order = ctx.results / "order"
+    def note(name, seconds=0.0):
+        def function(_):
+            with open(order, "a", encoding="utf-8") as out:
+                out.write(name + " ")
+            time.sleep(seconds)
+            with open(order, "a", encoding="utf-8") as out:
+                out.write(name.upper() + " ")
+        return function
+    run_all([("a", limit(9, cores=2)(note("a", 0.3))),
+             ("b", limit(9, cores=0)(note("b", 0.9))),
+             ("c", limit(9, cores=1, needs="b")(note("c"))),
+             ("d", limit(9, cores=2)(note("d", 0.3)))], lambda _: None)
+    assert order.read_text().split() in ("a A b d D B c C".split(), "a A d b D B c C".split()), order.read_text()
+
+
 def alive(pid):
     """Neither gone nor a zombie."""
     try:

@@ -442,7 +442,7 @@ def kexec_to(ctx, kernel, want, append=""):
         ctx.part(name, "fail", str(why))
 
 
-@limit(200, cores=1)
+@limit(200, cores=1, needs="guest.kernel_config_off")
 def test_kexec(ctx):
     """The next kernel finds all blocks stable, knows of the assist or does not, and reads its files right."""
     kexec_to(ctx, "bzImage", "mapped")
