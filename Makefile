@@ -12,6 +12,8 @@ help:
 	@echo 'make check           all tests (T=name: only those whose name contains it)'
 	@echo 'make stress-host     QEMU, 4 guest CPUs and a reclaimer for minutes: migration, snapshots (S=180: seconds each)'
 	@echo 'make check-debug     the kselftests on a kernel with lockdep, DEBUG_VM, ...'
+	@echo 'make check-sanitizers  the kselftests under KASAN and KCSAN, QEMU under ASan and UBSan'
+	@echo "make check-kselftests  the kernel's own selftests, with the option off and with dropped pages: any worse?"
 	@echo 'make check-hooks     which test notices when a hook of the kernel series is taken out?'
 	@echo 'make check-plain     does the series go onto a kernel.org tree?'
 	@echo 'make bench           measurements: instructions per operation, coverage, an idle guest (B=ops: only these)'
@@ -61,11 +63,18 @@ check-debug: qemu guest
 	@scripts/kernel on debug
 	@scripts/kernel on small
 	@tests/run debug.
+check-sanitizers: qemu guest
+	@scripts/qemu sanitize
+	@scripts/kernel on kasan
+	@scripts/kernel on kcsan
+	@tests/run sanitizers.
+check-kselftests: qemu kernel guest
+	@tests/kselftests $(T)
 check-hooks: qemu guest
 	@tests/hooks $(T)
 check-plain: qemu guest
 	@tests/plain-kernel
-.PHONY: check-debug check-hooks check-plain
+.PHONY: check-debug check-sanitizers check-kselftests check-hooks check-plain
 
 tree: setup
 	@scripts/series tree

@@ -27,6 +27,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 BUILD = TOP / "build"
 OUT = BUILD / "out"
+QEMU = OUT / "qemu-system-s390x"
 PAGE = 4096
 
 # What must never show on a console
@@ -93,6 +94,8 @@ def connect(sock, path, process, timeout=20):
 class Guest:
     """A booted guest.  `results` receives console.log, qemu.log and qemu.cmd."""
 
+    BOOT_SECONDS = 60
+
     def __init__(self, results, *, kernel="bzImage", cpus=2, mem=512, cpu="max", page_hva=None,
                  discard=None, disks=(), append="", say=None, thread="multi", extra=()):
         self.results = Path(results)
@@ -113,7 +116,7 @@ class Guest:
                 extra += ["-global", f"s390-storage_attributes-qemu.discard-seed={seed}"]
         s = self.sockets
         self.args = [
-            str(OUT / "qemu-system-s390x"), "-nodefaults", "-no-user-config", "-display", "none",
+            str(QEMU), "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "s390-ccw-virtio", "-accel", f"tcg,thread={thread}", "-cpu", cpu,
             "-smp", str(cpus), "-m", str(mem),
             "-action", "panic=exit-failure,reboot=shutdown",
@@ -145,7 +148,7 @@ class Guest:
     def __exit__(self, *exc):
         self.kill()
 
-    def start(self, timeout=60):
+    def start(self):
         (self.results / "qemu.cmd").write_text(shlex.join(self.args) + "\n")
         log = open(self.results / "qemu.log", "wb")     # pylint: disable=consider-using-with
         self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -163,7 +166,7 @@ class Guest:
         threading.Thread(target=self.serve_host, args=(host,), daemon=True).start()
         self.buffer = b""
         begin = time.monotonic()
-        while self.readline(begin + timeout, "the guest's boot") != b"ready":
+        while self.readline(begin + self.BOOT_SECONDS, "the guest's boot") != b"ready":
             pass
         self.boot_seconds = time.monotonic() - begin
 

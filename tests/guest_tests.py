@@ -195,7 +195,7 @@ def test_kunit(ctx):
 
 # They wait for the scanner most of the time, whatever the number of CPUs: two at a time
 def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, short=False, kernel="bzImage",
-               timeout=400):
+               timeout=400, expect_splat=None):
     """The programs of tools/testing/selftests/page_hva; only: one test of one program.
 
     short: without stress, and without the minute that the scanner is watched; make check-debug has the whole.
@@ -203,6 +203,7 @@ def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, 
     scratch = hva.scratch_disk(fs)
     with Guest(ctx.results, kernel=kernel, cpus=cpus, discard=discard, disks=[scratch], say=print, mem=mem,
                append=append) as g:
+        g.expect_splat = expect_splat
         g.check(f"mount -t {fs} /dev/disk0 /scratch")
         programs = [p for p in g.check("ls /selftests").split() if p.endswith("_test")]
         assert programs, "the guest image has no selftests"
@@ -277,8 +278,10 @@ def test_kselftest_eager_xfs(ctx):
 def io_errors(ctx, fs, **kwargs):
     with Guest(ctx.results, disks=[hva.scratch_disk(fs)], say=print, **kwargs) as g:
         g.expect_splat = rb"I/O error"                      # the disk says so, and nobody else
-        status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/tmp PAGE_HVA_DEV=/dev/disk0 PAGE_HVA_FS={fs} ./error_test",
-                             timeout=200)
+        injection = g.run("[ -d /sys/kernel/debug/failslab ]")[0] == 0
+        select = "" if injection else "-T allocations_fail_now_and_then"        # in make check-sanitizers
+        status, text = g.run("cd /selftests && PAGE_HVA_DIR=/tmp PAGE_HVA_DEV=/dev/disk0 "
+                             f"PAGE_HVA_FS={fs} ./error_test {select}", timeout=200)
         print(text)
         tap.report(ctx, text, status, fs)
         finish(g)

@@ -62,6 +62,9 @@ asm(
     "    .balign 8\n"
     "smp_stop:\n"
     "    .quad 0x0002000180000000,0xdead\n"
+    /* Whichever CPU is the last to end, that is a shutdown */
+    "smp_end:\n"
+    "    .quad 0x0002000180000000,0xfff\n"
     "smp_entry:\n"
     "    lg %r1,0xf08(%r0)\n"
     "    larl %r15,smp_stacks\n"
@@ -70,7 +73,7 @@ asm(
     "    aghi %r15,16384-160\n"
     "    lg %r2,0xf08(%r0)\n"
     "    brasl %r14,smp_main\n"
-    "    larl %r1,smp_stop\n"
+    "    larl %r1,smp_end\n"
     "    lpswe 0(%r1)\n");
 extern char smp_pgm[], smp_entry[];
 

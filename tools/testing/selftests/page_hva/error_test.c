@@ -6,7 +6,7 @@
  *
  * PAGE_HVA_DEV names a disk with an empty file system of the type PAGE_HVA_FS
  * (ext4, xfs). A device mapper table on top of it makes the sectors of a file
- * fail, and later all of them.
+ * fail, or all of them. Memory to read a page into may be missing, too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,6 +38,7 @@ static int control, fd;
 static unsigned long sectors;		/* of the disk */
 static char disk[16];			/* major:minor */
 static char buf[KIB(64)];
+static int wanted = EIO;		/* the error that reads fail with */
 
 /* --- a disk that fails where it is told to ------------------------------------- */
 
@@ -209,7 +210,7 @@ static bool read_page(long nr)
 {
 	ssize_t n = pread(fd, buf, hva_page, nr * hva_page);
 
-	if (n < 0 && errno != EIO)
+	if (n < 0 && errno != wanted)
 		hva_die("read");
 	if (n > 0 && hva_differs(buf, n, 1, nr * hva_page) >= 0)
 		hva_die("page %ld is wrong", nr);
@@ -390,7 +391,7 @@ TEST_F_TIMEOUT(error, first_store_to_a_private_page, HVA_TIMEOUT)
 	munmap(map, FILE_SIZE);
 }
 
-/* Does nothing but read, with an error now and then */
+/* Does nothing but read for some seconds; exits with 0 if nothing is wrong */
 static __noreturn void reader(unsigned int seed, bool mapped)
 {
 	static long pages, errors;	/* siglongjmp() spoils locals */
@@ -411,32 +412,100 @@ static __noreturn void reader(unsigned int seed, bool mapped)
 		}
 		pages++;
 	}
-	_exit(errors && errors < pages ? 0 : 2);
+	/* A page fault is tried again when there is no memory */
+	if (!errors && !(mapped && wanted == ENOMEM))
+		_exit(2);
+	_exit(errors < pages ? 0 : 3);
+}
+
+#define NR_READERS	4
+
+static void start_readers(void (*prepare)(void))
+{
+	int i;
+
+	for (i = 0; i < NR_READERS; i++) {
+		if (fork())
+			continue;
+		if (prepare)
+			prepare();
+		reader(i, i % 2);
+	}
+}
+
+/* How many of them have ended since the last time; their status has to be 0 */
+static int ended_readers(int *bad)
+{
+	int status, n = 0;
+
+	while (waitpid(-1, &status, WNOHANG) > 0) {
+		*bad += !!status;
+		n++;
+	}
+	return n;
 }
 
 TEST_F_TIMEOUT(error, readers_of_a_disk_that_comes_and_goes, HVA_TIMEOUT)
 {
-	pid_t pid[4];
-	int i, status, alive = 4;
+	int i, ended = 0, bad = 0;
 
-	for (i = 0; i < 4; i++) {
-		pid[i] = fork();
-		if (!pid[i])
-			reader(i, i % 2);
-	}
-	for (i = 0; alive; i++) {
+	start_readers(NULL);
+	for (i = 0; ended < NR_READERS; i++) {
 		if (i % 2)
 			bad_pages(0, NR_PAGES);
 		else
 			all_sectors(true);
 		hva_discard();
 		usleep(30000);
-		while (alive && waitpid(-1, &status, WNOHANG) > 0) {
-			EXPECT_EQ(status, 0);
-			alive--;
-		}
+		ended += ended_readers(&bad);
 	}
 	ksft_print_msg("the disk came and went %d times\n", i / 2);
+	EXPECT_EQ(bad, 0);
+}
+
+/* --- memory that is not there (CONFIG_FAULT_INJECTION) ---------------------------- */
+
+static bool inject(const char *which, const char *name, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", which, name);
+	return hva_put(path, value);
+}
+
+static bool fail_allocations(const char *which)
+{
+	return inject(which, "task-filter", "Y") &&
+	       inject(which, "ignore-gfp-wait", "N") &&
+	       inject(which, "verbose", "0") &&
+	       inject(which, "interval", "1") &&
+	       inject(which, "times", "-1") &&
+	       inject(which, "probability", "10");
+}
+
+static void make_it_fail(void)
+{
+	if (!hva_put("/proc/self/make-it-fail", "1"))
+		hva_die("make-it-fail");
+}
+
+TEST_F_TIMEOUT(error, allocations_fail_now_and_then, HVA_TIMEOUT)
+{
+	int ended = 0, bad = 0;
+
+	if (!fail_allocations("failslab") || !fail_allocations("fail_page_alloc"))
+		SKIP(return, "no CONFIG_FAIL_PAGE_ALLOC or CONFIG_FAILSLAB");
+	inject("fail_page_alloc", "min-order", "0");
+	wanted = ENOMEM;
+	start_readers(make_it_fail);
+	while (ended < NR_READERS) {
+		hva_discard();
+		usleep(10000);
+		ended += ended_readers(&bad);
+	}
+	inject("failslab", "probability", "0");
+	inject("fail_page_alloc", "probability", "0");
+	EXPECT_EQ(bad, 0);
 }
 
 /* Not only the file: no I/O at all, of nobody */
