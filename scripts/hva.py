@@ -97,15 +97,14 @@ class Guest:
     BOOT_SECONDS = 60
 
     def __init__(self, results, *, kernel="bzImage", cpus=2, mem=512, cpu="max", page_hva=None,
-                 discard=None, disks=(), append="", say=None, thread="multi", extra=()):
+                 discard=None, disks=(), append="", say=None, thread="multi", extra=(), movable=False):
         self.results = Path(results)
         self.results.mkdir(parents=True, exist_ok=True)
         self.console_path = self.results / "console.log"
         self.say = say or (lambda text: None)
         self.lines = []                             # what guest programs logged through the host port
         self.expect_splat = None                    # a test that provokes one sets a regex (bytes)
-        self.process = self.qmp = None
-        self.sockets = Path(tempfile.mkdtemp(prefix="hva-"))
+        self.process = self.qmp = self.sockets = None
         cmdline = f"console=ttysclp0 panic=-1 hva.disks={len(disks)} {append}"
         if page_hva is not None:
             cmdline += f" page_hva={page_hva}"
@@ -114,24 +113,24 @@ class Guest:
             extra = [*extra, "-global", f"s390-storage_attributes-qemu.discard={mode}"]
             if seed:
                 extra += ["-global", f"s390-storage_attributes-qemu.discard-seed={seed}"]
-        s = self.sockets
-        self.args = [
+        self.args = [                               # SOCKETS: another directory after each migration
             str(QEMU), "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "s390-ccw-virtio", "-accel", f"tcg,thread={thread}", "-cpu", cpu,
             "-smp", str(cpus), "-m", str(mem),
             "-action", "panic=exit-failure,reboot=shutdown",
             "-kernel", str(OUT / kernel), "-initrd", str(OUT / "guest.cpio.gz"), "-append", cmdline.strip(),
-            "-qmp", f"unix:{s}/qmp,server=on,wait=off",
-            "-chardev", f"file,id=console,path={self.console_path}", "-device", "sclpconsole,chardev=console",
+            "-qmp", "unix:SOCKETS/qmp,server=on,wait=off",
+            "-chardev", f"file,id=console,append=on,path={self.console_path}", "-device", "sclpconsole,chardev=console",
             "-device", "virtio-serial-ccw", "-device", "virtio-rng-ccw",
-            "-chardev", f"socket,id=control,path={s}/control,server=on,wait=off",
+            "-chardev", "socket,id=control,path=SOCKETS/control,server=on,wait=off",
             "-device", "virtserialport,chardev=control,name=org.page_hva.control",
-            "-chardev", f"socket,id=host,path={s}/host,server=on,wait=off",
+            "-chardev", "socket,id=host,path=SOCKETS/host,server=on,wait=off",
             "-device", "virtserialport,chardev=host,name=org.page_hva.host",
         ]
         for n, disk in enumerate(disks):
-            # Writes of the guest go to a temporary file: an image can be used again
-            self.args += ["-drive", f"if=none,id=disk{n},file={disk},format=raw,snapshot=on",
+            # Writes of the guest go to a temporary file: an image can be used again. Not if two QEMUs need it.
+            snapshot = "off" if movable else "on"
+            self.args += ["-drive", f"if=none,id=disk{n},file={disk},format=raw,snapshot={snapshot}",
                           "-device", f"virtio-blk-ccw,drive=disk{n},serial=disk{n}"]
         self.args += extra
 
@@ -149,11 +148,23 @@ class Guest:
         self.kill()
 
     def start(self):
-        (self.results / "qemu.cmd").write_text(shlex.join(self.args) + "\n")
-        log = open(self.results / "qemu.log", "wb")     # pylint: disable=consider-using-with
-        self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                        env={**os.environ, "TMPDIR": str(self.results)})
-        log.close()
+        for old in self.console_path, self.results / "qemu.log":
+            old.unlink(missing_ok=True)
+        self.launch()
+        self.buffer = b""
+        begin = time.monotonic()
+        while self.readline(begin + self.BOOT_SECONDS, "the guest's boot") != b"ready":
+            pass
+        self.boot_seconds = time.monotonic() - begin
+
+    def launch(self, *more):
+        """Start a QEMU and connect to all its sockets."""
+        self.sockets = Path(tempfile.mkdtemp(prefix="hva-"))
+        args = [a.replace("SOCKETS", str(self.sockets)) for a in (*self.args, *more)]
+        (self.results / "qemu.cmd").write_text(shlex.join(args) + "\n")
+        with open(self.results / "qemu.log", "ab") as log:
+            self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env={**os.environ, "TMPDIR": str(self.results)})
         try:
             self.qmp = QMP(self.sockets / "qmp", self.process)
         except HvaError as err:
@@ -164,17 +175,37 @@ class Guest:
         host = socket.socket(socket.AF_UNIX)
         connect(host, self.sockets / "host", self.process)
         threading.Thread(target=self.serve_host, args=(host,), daemon=True).start()
-        self.buffer = b""
+
+    def move(self, timeout=120):
+        """Migrate the guest, which is `movable` and between two commands, to a new QEMU; seconds it took."""
         begin = time.monotonic()
-        while self.readline(begin + self.BOOT_SECONDS, "the guest's boot") != b"ready":
-            pass
-        self.boot_seconds = time.monotonic() - begin
+        process, qmp, sockets, control = self.process, self.qmp, self.sockets, self.control
+        try:
+            self.launch("-incoming", "unix:SOCKETS/migration")
+            qmp.command("migrate-set-capabilities", capabilities=[{"capability": "auto-converge", "state": True}])
+            qmp.command("migrate-set-parameters", **{"max-bandwidth": 1 << 30, "downtime-limit": 2000})
+            qmp.command("migrate", uri=f"unix:{self.sockets}/migration")
+            while (status := qmp.command("query-migrate")["status"]) != "completed":
+                if status in ("failed", "cancelled") or time.monotonic() > begin + timeout:
+                    raise HvaError(f"migration: {status} after {time.monotonic() - begin:.0f} s")
+                time.sleep(0.1)
+            while self.qmp.command("query-status")["status"] != "running":
+                if time.monotonic() > begin + timeout:
+                    raise HvaError("migration: the target does not run")
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+            control.close()
+            shutil.rmtree(sockets, ignore_errors=True)
+        return time.monotonic() - begin
 
     def kill(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
-        shutil.rmtree(self.sockets, ignore_errors=True)
+        if self.sockets:
+            shutil.rmtree(self.sockets, ignore_errors=True)
 
     def shutdown(self, timeout=20):
         """Power off in the guest; HvaError if that does not work."""

@@ -1,6 +1,7 @@
 """Tests of the test harness: it must notice what goes wrong."""
 
 import os
+import subprocess
 import time
 
 from run import Skip, limit, run_all
@@ -36,8 +37,22 @@ def test_hang_is_a_failure_and_leaves_nothing(ctx):
         time.sleep(60)
     counts, text = collect(ctx, hang, seconds=1)
     assert counts == (0, 1, 0) and "longer than" in text, text
+    must_end(marker.read_text())
+
+
+def test_hang_ends_what_its_shells_started(ctx):
+    """In groups of their own, as step in scripts/lib.sh does."""
+    marker = ctx.results / "pid"
+    def hang(_):
+        subprocess.run(["bash", "-c", f"set -m; sleep 60 & echo $! >{marker}; trap 'kill -- -$!' EXIT; wait"], check=False)
+    counts, text = collect(ctx, hang, seconds=1)
+    assert counts == (0, 1, 0), text
+    must_end(marker.read_text().strip())
+
+
+def must_end(pid):
     end = time.monotonic() + 10
-    while alive(marker.read_text()):
+    while alive(pid):
         assert time.monotonic() < end, "a process was left"
         time.sleep(0.05)
 

@@ -351,7 +351,8 @@ def test_interrupted_build_goes_on(ctx):
     (f.top / "build").mkdir()
     for shared in "dl", "tree", "apt":
         (f.top / "build" / shared).symlink_to(BUILD / shared)
-    with subprocess.Popen(["scripts/guest"], cwd=f.top, start_new_session=True) as p:
+    # Who runs the tests in the background may have them ignore SIGINT
+    with subprocess.Popen(["env", "--default-signal=INT", "scripts/guest"], cwd=f.top, start_new_session=True) as p:
         while not (f.top / "build/guest/root").exists() and p.poll() is None:
             time.sleep(0.01)                                # it has begun
         while p.poll() is None:

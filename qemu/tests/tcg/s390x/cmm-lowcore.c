@@ -10,7 +10,6 @@
 
 #include "cmm.h"
 
-#define SIGP_STOPPED 0x40
 #define SIGP_CHECK_STOP 0x10
 #define SIGP_INVALID_PARAMETER 0x100
 #define CC_STATUS_STORED 1

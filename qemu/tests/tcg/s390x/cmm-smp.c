@@ -62,9 +62,6 @@ asm(
     "    .balign 8\n"
     "smp_stop:\n"
     "    .quad 0x0002000180000000,0xdead\n"
-    /* Whichever CPU is the last to end, that is a shutdown */
-    "smp_end:\n"
-    "    .quad 0x0002000180000000,0xfff\n"
     "smp_entry:\n"
     "    lg %r1,0xf08(%r0)\n"
     "    larl %r15,smp_stacks\n"
@@ -73,8 +70,7 @@ asm(
     "    aghi %r15,16384-160\n"
     "    lg %r2,0xf08(%r0)\n"
     "    brasl %r14,smp_main\n"
-    "    larl %r1,smp_end\n"
-    "    lpswe 0(%r1)\n");
+    "0:  j 0b\n");
 extern char smp_pgm[], smp_entry[];
 
 /* Returns the interruption code, or 0 and the value. */
@@ -285,6 +281,10 @@ int main(void)
     stop = 1;
     while (running) {
         continue;
+    }
+    /* The last CPU's wait PSW ends the machine: that has to be this one's. */
+    for (cpu = 1; cpu < ncpus; cpu++) {
+        stop_cpu(cpu);
     }
     for (cpu = 1; cpu < ncpus; cpu++) {
         sum.rounds += counts[cpu].rounds;

@@ -325,9 +325,13 @@ static inline uint64_t next_random(uint64_t *state)
 
 #define SIGP_SENSE 0x01
 #define SIGP_EMERGENCY 0x03
+#define SIGP_STOP 0x05
 #define SIGP_RESTART 0x06
 #define SIGP_INITIAL_CPU_RESET 0x0b
 #define SIGP_SET_PREFIX 0x0d
+
+/* Status */
+#define SIGP_STOPPED 0x40
 
 /* Returns the condition code, and the status if that is 1. */
 static inline int sigp(unsigned int cpu, unsigned int order,
@@ -351,6 +355,19 @@ static inline int start_cpu(unsigned int cpu, void *lowcore)
 {
     return !sigp(cpu, SIGP_SET_PREFIX, (unsigned long)lowcore, NULL) &&
            !sigp(cpu, SIGP_RESTART, 0, NULL);
+}
+
+/* Stop a CPU, and wait until it is. */
+static inline void stop_cpu(unsigned int cpu)
+{
+    unsigned long status;
+
+    while (sigp(cpu, SIGP_STOP, 0, NULL) == 2) {
+        continue;
+    }
+    do {
+        status = 0;
+    } while (sigp(cpu, SIGP_SENSE, 0, &status) != 1 || !(status & SIGP_STOPPED));
 }
 
 static inline const char *state_name(unsigned int state)

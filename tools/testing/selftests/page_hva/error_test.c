@@ -392,13 +392,16 @@ TEST_F_TIMEOUT(error, first_store_to_a_private_page, HVA_TIMEOUT)
 }
 
 /* Does nothing but read for some seconds; exits with 0 if nothing is wrong */
-static __noreturn void reader(unsigned int seed, bool mapped)
+static __noreturn void reader(unsigned int seed, bool mapped,
+			      void (*prepare)(void))
 {
 	static long pages, errors;	/* siglongjmp() spoils locals */
 	double end = hva_now() + 4;
 	char *map = map_read_only();
 
 	signal(SIGBUS, sigbus);
+	if (prepare)
+		prepare();
 	while (hva_now() < end) {
 		long i = rand_r(&seed) % NR_PAGES;
 
@@ -425,11 +428,8 @@ static void start_readers(void (*prepare)(void))
 	int i;
 
 	for (i = 0; i < NR_READERS; i++) {
-		if (fork())
-			continue;
-		if (prepare)
-			prepare();
-		reader(i, i % 2);
+		if (!fork())
+			reader(i, i % 2, prepare);
 	}
 }
 
