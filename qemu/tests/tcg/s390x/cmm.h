@@ -367,7 +367,8 @@ static inline void stop_cpu(unsigned int cpu)
     }
     do {
         status = 0;
-    } while (sigp(cpu, SIGP_SENSE, 0, &status) != 1 || !(status & SIGP_STOPPED));
+    } while (sigp(cpu, SIGP_SENSE, 0, &status) != 1 ||
+             !(status & SIGP_STOPPED));
 }
 
 static inline const char *state_name(unsigned int state)
