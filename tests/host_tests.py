@@ -43,3 +43,9 @@ def test_bare_metal(ctx):
 def test_qemu(ctx):
     """QMP, reclaim in a running guest, migration, resets, limits."""
     tap.run(ctx, [TOP / "scripts/qemu-host-tests"])
+
+
+@limit(300)
+def test_qemu_regressions(ctx):
+    """Defects of QEMU that only a review has found: BARs, icount, KIMD, postcopy."""
+    tap.run(ctx, [TOP / "tests/qemu/regressions"])

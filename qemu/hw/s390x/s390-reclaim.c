@@ -57,6 +57,7 @@
 #include "migration/misc.h"
 #include "migration/postcopy-ram.h"
 #include "system/hostmem.h"
+#include "system/replay.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "system/tcg.h"
@@ -432,6 +433,11 @@ static bool prepare(QEMUS390StAttribState *sas, Error **errp)
     if (reclaim.prepared) {
         return true;
     }
+    /* What is taken when is not recorded. */
+    if (replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "Blocks are not taken with record/replay");
+        return false;
+    }
     if (!can_release(MACHINE(qdev_get_machine()), errp)) {
         return false;
     }
@@ -464,11 +470,13 @@ static bool release_zero_blocks(uint64_t gfn, uint64_t n)
 
 /*
  * While memory is being loaded, blocks must not be taken: with postcopy, they
- * would be missed again, and the source would be asked for them in vain.
+ * would be missed again, and the source would be asked for them in vain. Nor
+ * may the source take what the destination has not got yet.
  */
-static bool is_loading(void)
+static bool is_migrating(void)
 {
     return runstate_check(RUN_STATE_INMIGRATE) ||
+           runstate_check(RUN_STATE_FINISH_MIGRATE) ||
            migration_in_incoming_postcopy();
 }
 
@@ -512,8 +520,8 @@ S390ReclaimInfo *qmp_x_s390_reclaim_pages(bool has_bytes, uint64_t bytes,
         S390_PAGE_USAGE_POTENTIALLY_VOLATILE,
     };
     QEMUS390StAttribState *sas = get_states(errp);
-    uint64_t want = has_bytes ? DIV_ROUND_UP(bytes, TARGET_PAGE_SIZE)
-                              : UINT64_MAX;
+    uint64_t want = has_bytes ? bytes / TARGET_PAGE_SIZE +
+                                !!(bytes % TARGET_PAGE_SIZE) : UINT64_MAX;
     uint64_t taken[S390_PAGE_USAGE__MAX] = {};
     S390ReclaimInfo *info;
     uint64_t released = 0;
@@ -522,8 +530,8 @@ S390ReclaimInfo *qmp_x_s390_reclaim_pages(bool has_bytes, uint64_t bytes,
     if (!sas) {
         return NULL;
     }
-    if (is_loading()) {
-        error_setg(errp, "Memory is just being loaded");
+    if (is_migrating()) {
+        error_setg(errp, "Memory is just being migrated");
         return NULL;
     }
     if (!prepare(sas, errp)) {
@@ -671,7 +679,8 @@ static void look_after_limit(void *opaque)
     if (!limit) {
         return;
     }
-    resident = runstate_is_running() && !is_loading() ? count_resident(sas) : 0;
+    resident = runstate_is_running() && !is_migrating() ?
+               count_resident(sas) : 0;
     if (resident > limit) {
         excess = resident - limit;
         excess -= reclaim_blocks(sas, S390_PAGE_USAGE_UNUSED, excess,

@@ -330,6 +330,12 @@ int s390_page_states_set_migrationmode(S390StAttribState *sa, bool on,
         qatomic_set(&sas->migrating, false);
         return 0;
     }
+    /* It has the states of its end, and the content of its beginning. */
+    if (migrate_background_snapshot()) {
+        error_setg(errp, "A background snapshot is not possible of a guest "
+                   "whose page states are kept (CPU model feature \"cmm\")");
+        return -ENOTSUP;
+    }
     if (!sas->dirty) {
         sas->dirty = bitmap_new(sas->blocks);
     }
@@ -366,14 +372,17 @@ static int notify_precopy(NotifierWithReturn *n, void *data, Error **errp)
 {
     QEMUS390StAttribState *sas = active;
     PrecopyNotifyData *pnd = data;
+    RAMBlock *ram_block = MACHINE(qdev_get_machine())->ram->ram_block;
 
     switch (pnd->reason) {
     case PRECOPY_NOTIFY_AFTER_BITMAP_SYNC:
         /*
          * The destination must know the states, to clear what is skipped. With
-         * postcopy, it would ask for such blocks, and wait for ever.
+         * postcopy, it would ask for such blocks, and wait for ever. Memory
+         * that is not sent has no bitmap.
          */
-        if (!sas->parent_obj.migration_enabled || migrate_postcopy_ram()) {
+        if (!sas->parent_obj.migration_enabled || migrate_postcopy_ram() ||
+            migrate_ram_is_ignored(ram_block)) {
             break;
         }
         qatomic_set(&sas->skipping, true);
@@ -400,6 +409,8 @@ void s390_page_states_load_setup(S390StAttribState *sa)
 
     if (sas) {
         memset(sas->states, S390_PS_STABLE | S390_PS_RESIDENT, sas->blocks);
+        g_free(sas->incoming);
+        sas->incoming = NULL;
     }
 }
 
@@ -471,7 +482,8 @@ void s390_page_states_synchronize(S390StAttribState *sa)
     memcpy(sas->states, sas->incoming, sas->blocks);
     g_free(sas->incoming);
     sas->incoming = NULL;
-    if (migration_in_incoming_postcopy()) {
+    /* It may have been agreed on, but not have begun yet. */
+    if (migration_incoming_postcopy_advised()) {
         return;
     }
     for (gfn = 0; gfn < sas->blocks; gfn += n) {

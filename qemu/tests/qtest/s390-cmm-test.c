@@ -187,7 +187,7 @@ static void test_incoming(void)
     QTestState *qts = qtest_init(MACHINE "-accel tcg -cpu max "
                                  "-incoming defer");
 
-    execute_refused(qts, "x-s390-reclaim-pages", "{}", "being loaded");
+    execute_refused(qts, "x-s390-reclaim-pages", "{}", "being migrated");
     /* Nothing is known of the memory that is to come. */
     g_assert_cmpuint(get_count(qts, "stable-resident"), ==, BLOCKS);
     qtest_quit(qts);

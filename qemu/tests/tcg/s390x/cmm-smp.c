@@ -34,8 +34,8 @@ static struct {
 } blocks[BLOCKS];
 
 static struct counts {
-    unsigned long rounds, discarded, faults, races, errors;
-    unsigned long pad[11];
+    unsigned long rounds, discarded, faults, races, kept, errors;
+    unsigned long pad[10];
 } counts[MAX_CPUS] __attribute__((aligned(128)));
 
 static volatile unsigned int running, stop;
@@ -83,6 +83,17 @@ static unsigned int try_load(const volatile void *p, uint64_t *value)
                  "1:  lghi %%r1,0; stg %%r1,0xf00(%%r0)"
                  : "+&d" (fault), "+&d" (v) : "a" (p) : "1", "cc", "memory");
     *value = v;
+    return fault ? LOW(uint16_t, 0x8e) : 0;
+}
+
+static unsigned int try_store(volatile void *p, uint64_t value)
+{
+    long fault = 1;
+
+    asm volatile("larl %%r1,1f; stg %%r1,0xf00(%%r0); stg %1,0(%2); "
+                 "lghi %0,0\n"
+                 "1:  lghi %%r1,0; stg %%r1,0xf00(%%r0)"
+                 : "+&d" (fault) : "d" (value), "a" (p) : "1", "cc", "memory");
     return fault ? LOW(uint16_t, 0x8e) : 0;
 }
 
@@ -139,6 +150,31 @@ static void check(unsigned int cpu, unsigned int i)
     for (w = 1; w < WORDS; w += 17) {
         if (p[w] != blocks[i].value) {
             wrong(cpu, "stable block", i, p[w]);
+            return;
+        }
+    }
+}
+
+/* A store either finds the block gone, or keeps all of it. */
+static void store_potentially_volatile(unsigned int cpu, unsigned int i,
+                                       unsigned int delay)
+{
+    volatile uint64_t *p = (uint64_t *)(pool + i * BLOCK);
+    unsigned int n;
+    uint64_t value;
+
+    set_key((void *)p, 0);
+    essa((void *)p, SET_PVOLATILE);
+    while (delay--) {
+        asm volatile("" : : : "memory");
+    }
+    if (!blocks[i].valid || try_store(p + 1, blocks[i].value)) {
+        return;
+    }
+    counts[cpu].kept++;
+    for (n = 0; n < 100; n++) {
+        if (try_load(p + 2, &value) || value != blocks[i].value) {
+            wrong(cpu, "stored to", i, value);
             return;
         }
     }
@@ -209,8 +245,7 @@ static void own(unsigned int cpu, unsigned int i, uint64_t random)
         essa(block, SET_PVOLATILE);
         break;
     case 3:
-        set_key(block, 0);
-        essa(block, SET_PVOLATILE);
+        store_potentially_volatile(cpu, i, (random >> 48) & 1023);
         break;
     default:
         essa(block, SET_VOLATILE);
@@ -291,11 +326,12 @@ int main(void)
         sum.discarded += counts[cpu].discarded;
         sum.faults += counts[cpu].faults;
         sum.races += counts[cpu].races;
+        sum.kept += counts[cpu].kept;
         sum.errors += counts[cpu].errors;
     }
     ml_printf("# %ld rounds, %ld found discarded, %ld faults, %ld in races, "
-              "%ld errors\n", sum.rounds, sum.discarded, sum.faults, sum.races,
-              sum.errors);
+              "%ld kept by a store, %ld errors\n", sum.rounds, sum.discarded,
+              sum.faults, sum.races, sum.kept, sum.errors);
     ok1(sum.rounds > 1000, "the CPUs worked");
     ok1(sum.discarded > 0 && sum.faults > 0, "the host took blocks away");
     ok1(sum.errors == 0, "no content was lost or made up");
