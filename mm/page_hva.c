@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Page host virtual assist: volatile page cache.
+ * Page host virtual assist: volatile page cache, and memory that nobody needs.
  *
  *		The idea
  *
@@ -82,7 +82,8 @@
  *   in use	0		stable; looked up since the last pass
  *   idle	PG_hva_idle	stable; not looked up since the last pass
  *   volatile	PG_hva_volatile	the host may have dropped any block
- *   busy	both		a lookup is finding out whether it has
+ *   busy	both		somebody is changing the state: a lookup, or, where the
+ *				folio is mapped, the scanner
  *
  * "Busy" is a lock: two lookups may find the same volatile folio. Were the
  * slower one to clear PG_uptodate after the faster one has the folio read,
@@ -98,10 +99,10 @@
  *	 written to, set dirty)		clear PG_uptodate	<- wrong
  *
  * It is held for a few instructions per block, with interrupts disabled and out
- * of the reach of tracers, because lookups also come from interrupts and from
- * whatever BPF is attached to (it reads build ids of user stacks). The scanner
- * disables interrupts around the freeze for the same reason. Neither waits for
- * anything while it does so; a lookup may spin on the other two.
+ * of the reach of tracers (inline, and no kprobes), because lookups also come from
+ * interrupts and from whatever BPF is attached to (it reads build ids of user
+ * stacks). The scanner disables interrupts around the freeze for the same reason.
+ * Neither waits for anything while it does so; a lookup may spin on the other two.
  *
  *		Volatile while mapped
  *
@@ -156,8 +157,146 @@
  *
  * Progress: a page fault finds nothing wrong with a pte that is present. So where
  * a pte leads to a discarded folio, page_hva_discard() removes it, and only then
- * the fault is tried again. It sleeps; the discard fault calls it where a page
- * fault may sleep, and elsewhere lets the access fail, as a page fault would.
+ * the fault is tried again. It sleeps; the discard fault calls it, by way of
+ * page_hva_fault(), where a page fault may sleep, and elsewhere lets the access
+ * fail, as a page fault would.
+ *
+ *		Lazily freed memory
+ *
+ * With page_hva=lazyfree the host may also drop what MADV_FREE has given up, as
+ * reclaim may: anonymous pages whose pte was made clean and that nobody has stored
+ * to since. There is nothing to read again: whoever touches such a page has agreed
+ * to find zeros, and that is what a discarded block holds once it is stable. So to
+ * make it stable never fails, its ptes stay, and rules 3 and 4 do not apply. The
+ * discard fault just makes the page stable. What was seen as zeros stays zeros,
+ * since the host has nothing else.
+ *
+ * Rule 1 for lazily freed pages: whether the content is needed is in the pte. So
+ * the scanner holds the lock of the page table with the pte, the pte is clean,
+ * and it is the only one: the page is exclusive to one process. MADV_FREE has
+ * flushed the pte from the TLB, and the processor does not store through one that
+ * is clean: a store is a page fault. It makes the page stable before the pte is
+ * dirty, under the same lock. That lock comes before "busy", since a fault that
+ * waits for "busy" holds it.
+ *
+ *	CPU 0: scanner, folio locked	CPU 1: page fault of a store
+ *
+ *	lock the page table		lock the page table
+ *	pte clean, page exclusive?	pte clean? state volatile?
+ *	state = busy (full barrier)		make stable, or zeros
+ *	refs == mappings + 1 ?		make the pte dirty
+ *	check the flags			unlock the page table
+ *	state = volatile
+ *	unlock the page table
+ *
+ * Either CPU 1 is first, and CPU 0 sees that the pte is dirty. Or CPU 1 sees that
+ * the page is volatile. Who gets a reference without the lock, such as
+ * get_user_pages_fast(), tests the state after it, as above. Not everybody who
+ * stores by way of a reference marks the folio dirty (io_uring's registered buffers
+ * do not), so with these modes get_user_pages_fast() takes only dirty ptes for
+ * writing, get_user_pages() marks the folio dirty, and so does MADV_FREE, after it
+ * has made the pte clean, if the folio is pinned.
+ *
+ * Rule 2 for lazily freed pages: these come to the content from a pte, too, or make
+ * it dirty: handle_pte_fault() and do_wp_page() for stores, fork() when it copies a
+ * page that may be pinned, KSM, and the collapse into a huge page. Otherwise fork()
+ * shares the page as it is, volatile and clean. If the host drops it, both processes
+ * find zeros, as they do when reclaim drops it. The first store, of either, copies
+ * it or finds that it has it alone: do_wp_page(). A page that is shared does not
+ * become volatile, since the need of the other process is in the other pte. Nor
+ * does what was shared when MADV_FREE came, even if the other process is alone with
+ * it later: its pte may be clean though it needs the content (copies for a pin,
+ * pages that were swapped in). madvise_free_pte_range() leaves such pages alone.
+ *
+ * A lazily freed page that reclaim finds in use becomes swap backed again, and may
+ * be written to swap next: try_to_unmap_one() makes it stable before. So a volatile
+ * folio is swap backed only if it is in the swap cache, see below.
+ *
+ * Left alone are large folios, which count their mappings in several words (once
+ * they are split, their pages can become volatile), mlocked memory, processes that
+ * can be KVM hosts, and those that watch what happens to their memory: userfaultfd,
+ * soft-dirty.
+ *
+ *		Potentially volatile
+ *
+ * Whoever uses lazily freed memory again pays for a page fault, because its pte
+ * has become clean and old. With page_hva=full it stays writable and young, and
+ * what remembers the next store is the change bit in the storage key of the page.
+ * The host drops a potentially volatile block only while this bit is off; the test
+ * and the drop are one step. So the scanner need not keep stores out, either.
+ *
+ * Such a pte is clean in the eyes of Linux, and yet not protected by hardware. It
+ * is one of rule 1's exclusive pages, so there is no other pte to which the same
+ * key would belong. MADV_FREE makes it, in this order:
+ *
+ *	take the pte away		nobody stores to the page
+ *	make the page stable
+ *	page_clear_dirty()
+ *	put the pte back, not protected	a store sets the change bit
+ *
+ * and ptep_get_and_clear(), ptep_clear_flush(), ptep_modify_prot_start(), in short
+ * whatever takes it away again or changes it, undoes it:
+ *
+ *	make the pte invalid		nobody stores to the page
+ *	page_test_dirty() ?		yes: make the page stable; return a dirty pte
+ *					no: return a clean pte, protected as usual
+ *
+ * The pte is flushed from the TLBs, unless only this CPU can have it there, which
+ * does not run the process meanwhile, and flushes it before it does.
+ *
+ * So unmapping, migration, mprotect(), mremap(), KSM and reclaim find the dirty bit
+ * where they look for it. This is the split dirty test: were the page not stable
+ * before the change bit is forgotten, the host could drop it while the bit is
+ * nowhere. An unmapped page whose bit was off goes from potentially volatile to
+ * volatile.
+ *
+ * Who overwrites such a pte without a look at the old one knows the answer, or does
+ * not care: handle_pte_fault() has made the page stable, and its new pte is dirty; a
+ * process that exits, see ptep_get_and_clear_full(), has no use for it. Who reads a
+ * pte and leaves it there sees a clean one, which may be wrong only for those who
+ * look again later (reclaim's ageing): fork() gets the bit into the pte first, since
+ * the child's pte has none (and ptep_set_wrprotect(), which it calls, would lose it);
+ * smaps and numa_maps ask for it.
+ *
+ *	CPU 0: scanner, page table locked	CPU 1: a store
+ *
+ *	page_test_dirty() ? no
+ *						change bit on
+ *	potentially volatile			(the host leaves it alone)
+ *
+ *		The swap cache
+ *
+ * With page_hva=full a page that was read from swap and not stored to since may go,
+ * too, as long as it is in the swap cache: its slot has the same content. Rule 1 is
+ * that of lazily freed pages, with one reference more; where the pte is writable,
+ * the scanner has the storage key remember the next store. Rule 3 cannot be that of
+ * files, since swapoff gives up, and a page fault fails, on a page that is not
+ * uptodate. Instead a discarded page keeps its flag and stays volatile until it is
+ * removed from the swap cache, which is rule 4: under the folio lock its ptes become
+ * swap entries, see remove_from_swap_cache(). Whoever has found it by its entry
+ * waits for the folio lock, and then finds it volatile, or not in the swap cache any
+ * more, and looks again: do_swap_page(), unuse_pte_range(), try_to_unuse(). Whoever
+ * has found it by its pte does as with a file, by way of page_hva_discard().
+ * get_user_pages_fast() tests the state before it looks at the pte again: a page
+ * that was removed meanwhile has none.
+ *
+ * A slot is not freed while it may have the only copy: those who free it,
+ * folio_free_swap() and __try_to_reclaim_swap(), make the folio stable first, and
+ * leave both alone if that fails.
+ *
+ *	CPU 0: a store through the pte		CPU 1: __try_to_reclaim_swap()
+ *
+ *						lock the folio
+ *	discard fault				discarded? the slot stays
+ *	lock the folio				unlock the folio
+ *	the pte becomes a swap entry
+ *	not in the swap cache any more
+ *	page fault: reads the slot
+ *
+ * Shared memory (shmem) is left alone: it is in the swap cache for the time of the
+ * I/O only. So is what zswap has decompressed, which is dirty from then on. What
+ * zswap has taken, and is used again before reclaim frees the page, has its copy
+ * there, as good as one on disk.
  *
  *		What else changes
  *
@@ -189,16 +328,20 @@
 #include <linux/pagevec.h>
 #include <linux/rmap.h>
 #include <linux/string.h>
+#include <linux/swap.h>
+#include <linux/userfaultfd_k.h>
 #include <linux/vmstat.h>
-#include <asm/page_hva.h>
 
 #include "internal.h"
 #include "page_hva.h"
+#include "swap.h"
 
 #define CREATE_TRACE_POINTS
 #include <trace/events/page_hva.h>
 
 DEFINE_STATIC_KEY_FALSE(page_hva_active);
+DEFINE_STATIC_KEY_FALSE(page_hva_lazyfree_active);
+DEFINE_STATIC_KEY_FALSE(page_hva_potential_active);
 
 /* May folios be mapped while they are volatile? */
 static bool hva_mapped __ro_after_init = true;
@@ -208,7 +351,8 @@ static bool hva_mapped __ro_after_init = true;
  */
 
 /* Change the state and whatever flags go with it in one step. */
-static void folio_hva_set_state(struct folio *folio, unsigned long state)
+static nokprobe_inline void folio_hva_set_state(struct folio *folio,
+						unsigned long state)
 {
 	set_mask_bits(&folio->flags, PAGE_FLAGS_HVA, state);
 }
@@ -233,7 +377,7 @@ void folio_hva_set_idle(struct folio *folio)
  * Make the folio busy if it is volatile, and say so. An idle folio is in use
  * from now on. Called, and if true returns, with interrupts disabled.
  */
-static bool folio_hva_lock_volatile(struct folio *folio)
+static nokprobe_inline bool folio_hva_lock_volatile(struct folio *folio)
 {
 	unsigned long old = READ_ONCE(folio->flags);
 	unsigned long new;
@@ -262,7 +406,7 @@ static bool folio_hva_lock_volatile(struct folio *folio)
  * Make the folio busy if it is idle, and say so. A full barrier then: the counts
  * are read after it. Called, and if true returns, with interrupts disabled.
  */
-static bool folio_hva_lock_idle(struct folio *folio)
+static nokprobe_inline bool folio_hva_lock_idle(struct folio *folio)
 {
 	unsigned long old = READ_ONCE(folio->flags);
 
@@ -277,15 +421,15 @@ static bool folio_hva_lock_idle(struct folio *folio)
  * The state of its blocks
  */
 
-static void set_blocks_volatile(struct folio *folio)
+static nokprobe_inline void set_blocks_volatile(struct folio *folio, bool writable)
 {
 	long i, nr = folio_nr_pages(folio);
 
 	for (i = 0; i < nr; i++)
-		page_hva_set_volatile(folio_page(folio, i), 0);
+		page_hva_set_volatile(folio_page(folio, i), writable);
 }
 
-static void set_blocks_stable(struct folio *folio)
+static nokprobe_inline void set_blocks_stable(struct folio *folio)
 {
 	long i, nr = folio_nr_pages(folio);
 
@@ -294,7 +438,7 @@ static void set_blocks_stable(struct folio *folio)
 }
 
 /* Leaves discarded blocks volatile, they must not be read as zeros. */
-static bool set_blocks_stable_if_resident(struct folio *folio)
+static nokprobe_inline bool set_blocks_stable_if_resident(struct folio *folio)
 {
 	long i, nr = folio_nr_pages(folio);
 	bool intact = true;
@@ -330,18 +474,21 @@ bool folio_hva_discarded(struct folio *folio)
 /*
  * The flags that say something about the content: it is valid, it was verified
  * (fs-verity), it is mapped to disk (for buffer heads that are gone), and what
- * was read ahead with it is about to be used up.
+ * was read ahead with it is about to be used up. Nor is it a sign of memory
+ * pressure to wait until it has been read again, see PG_workingset.
  */
-static void forget_content(struct folio *folio)
+static nokprobe_inline void forget_content(struct folio *folio)
 {
 	folio_clear_uptodate(folio);
 	folio_clear_checked(folio);
 	folio_clear_mappedtodisk(folio);
 	folio_clear_readahead(folio);
+	folio_clear_workingset(folio);
 }
 
 /* Rules 3 and 4. The folio is busy. Returns the state to leave it in. */
-static unsigned long make_stable_busy(struct folio *folio, bool *intact)
+static nokprobe_inline unsigned long make_stable_busy(struct folio *folio,
+						      bool *intact)
 {
 	VM_WARN_ON_ONCE_FOLIO(folio_mapped(folio) && folio_test_large(folio), folio);
 	VM_WARN_ON_ONCE_FOLIO(folio_test_dirty(folio), folio);
@@ -352,6 +499,16 @@ static unsigned long make_stable_busy(struct folio *folio, bool *intact)
 	*intact = set_blocks_stable_if_resident(folio);
 	if (*intact) {
 		__count_vm_events(HVA_STABLE, folio_nr_pages(folio));
+		return FOLIO_IN_USE;
+	}
+
+	if (folio_test_anon(folio)) {
+		/* Never not uptodate where an entry leads to it. */
+		if (folio_test_swapcache(folio))
+			return FOLIO_VOLATILE;
+		/* Lazily freed, or on its way out: zeros will do. */
+		__count_vm_event(HVA_DISCARDED);
+		set_blocks_stable(folio);
 		return FOLIO_IN_USE;
 	}
 
@@ -367,30 +524,32 @@ static unsigned long make_stable_busy(struct folio *folio, bool *intact)
 	set_blocks_stable(folio);
 	return FOLIO_IN_USE;
 }
-NOKPROBE_SYMBOL(make_stable_busy);
 
 /* Slow half of page_hva_make_stable(): the folio is not in use. */
 bool __page_hva_make_stable(struct folio *folio)
 {
+	unsigned long irqflags, state = FOLIO_IN_USE;
 	bool was_volatile, intact = true;
-	unsigned long irqflags;
 
 	VM_WARN_ON_ONCE_FOLIO(!folio_ref_count(folio), folio);
 
 	local_irq_save(irqflags);
 	was_volatile = folio_hva_lock_volatile(folio);
-	if (was_volatile)
-		folio_hva_set_state(folio, make_stable_busy(folio, &intact));
+	if (was_volatile) {
+		state = make_stable_busy(folio, &intact);
+		folio_hva_set_state(folio, state);
+	}
 	local_irq_restore(irqflags);
 
 	/* Only now: BPF programs that trace this may look up the same folio. */
 	if (was_volatile && intact)
-		trace_page_hva_make_stable(folio->mapping, folio);
+		trace_page_hva_make_stable(folio_mapping(folio), folio);
 	else if (was_volatile)
-		trace_page_hva_discarded(folio->mapping, folio);
+		trace_page_hva_discarded(folio_mapping(folio), folio);
 	page_hva_notify();
-	return intact;
+	return intact || (folio_test_anon(folio) && state == FOLIO_IN_USE);
 }
+NOKPROBE_SYMBOL(__page_hva_make_stable);
 
 /* Volatile or busy. */
 static bool maybe_volatile(struct folio *folio)
@@ -398,10 +557,66 @@ static bool maybe_volatile(struct folio *folio)
 	return folio_hva_state(folio) & FOLIO_VOLATILE;
 }
 
+/* Zeros, which nobody gets to see: nothing leads to the folio any more. */
+static void make_stable_for_good(struct folio *folio)
+{
+	unsigned long irqflags;
+
+	local_irq_save(irqflags);
+	if (folio_hva_lock_volatile(folio)) {
+		__count_vm_event(HVA_DISCARDED);
+		set_blocks_stable(folio);
+		folio_hva_set_state(folio, FOLIO_IN_USE);
+	}
+	local_irq_restore(irqflags);
+}
+NOKPROBE_SYMBOL(make_stable_for_good);
+
+/*
+ * Rule 4 for the swap cache: the folio goes, and its slot has the content. Ptes
+ * become swap entries. Whoever has a reference waits for the folio lock and finds
+ * that it is not in the swap cache any more.
+ */
+static bool remove_from_swap_cache(struct folio *folio)
+{
+	if (folio_mapped(folio))
+		try_to_unmap(folio, TTU_IGNORE_MLOCK | TTU_SYNC);
+	/* Somebody pins it, finds it discarded, and unpins it: try again. */
+	if (folio_mapped(folio))
+		return false;
+	delete_from_swap_cache(folio);
+	make_stable_for_good(folio);
+	return true;
+}
+
+bool __page_hva_make_stable_swapcache(struct folio *folio)
+{
+	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
+
+	if (__page_hva_make_stable(folio))
+		return true;
+	if (folio_mapped(folio))
+		return false;
+	/* Neither a pte nor an entry leads to it: nobody needs the content. */
+	make_stable_for_good(folio);
+	return true;
+}
+
+bool __page_hva_swapcache_usable(struct folio *folio)
+{
+	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
+
+	if (__page_hva_make_stable(folio))
+		return true;
+	remove_from_swap_cache(folio);
+	return false;
+}
+
 /*
  * Rule 4, for a folio that was discarded while it was mapped. Not only mappings
  * of this process: in none of them the content can be used. mlock() made the
- * folio stable before it was discarded, or takes the page fault now.
+ * folio stable before it was discarded, or takes the page fault now. Or, if its
+ * pages need not be there before they are touched (MLOCK_ONFAULT), when they are.
  */
 bool __page_hva_make_stable_locked(struct folio *folio, bool may_sleep)
 {
@@ -412,6 +627,8 @@ bool __page_hva_make_stable_locked(struct folio *folio, bool may_sleep)
 		return true;
 	if (!may_sleep)
 		return false;
+	if (folio_test_swapcache(folio))
+		return remove_from_swap_cache(folio);
 	try_to_unmap(folio, TTU_IGNORE_MLOCK | TTU_SYNC);
 	__page_hva_make_stable(folio);
 	return !maybe_volatile(folio);
@@ -444,10 +661,9 @@ static bool evict_locked(struct address_space *mapping, struct folio *folio)
 		return false;
 	if (!page_hva_make_stable_locked(folio, true))
 		return false;
-	if (!mapping_evict_folio(mapping, folio))
-		return false;
+	/* Before: the inode may go when its last folio has gone. */
 	trace_page_hva_evict(mapping, folio);
-	return true;
+	return mapping_evict_folio(mapping, folio);
 }
 
 bool __page_hva_evict(struct address_space *mapping, struct folio *folio)
@@ -467,16 +683,23 @@ bool __page_hva_evict(struct address_space *mapping, struct folio *folio)
 
 static bool discard_locked(struct folio *folio, bool *evicted)
 {
-	if (!maybe_volatile(folio) || !page_hva_make_stable_locked(folio, true))
+	if (!maybe_volatile(folio))
 		return false;
-	if (!folio->mapping || !evict_locked(folio->mapping, folio))
+	if (!page_hva_make_stable_locked(folio, true)) {
+		/* Only the swap cache has a good reason. */
+		if (!folio_test_swapcache(folio) || fatal_signal_pending(current))
+			return false;
+		schedule_timeout_uninterruptible(1);
+		return true;
+	}
+	if (!folio->mapping || folio_test_anon(folio) || !evict_locked(folio->mapping, folio))
 		return true;
 	count_vm_events(HVA_EVICTED, folio_nr_pages(folio));
 	*evicted = true;
 	return true;
 }
 
-static bool discard(struct folio *folio, bool *evicted)
+static bool discard(struct folio *folio, bool killable, bool *evicted)
 {
 	bool result;
 
@@ -484,7 +707,13 @@ static bool discard(struct folio *folio, bool *evicted)
 	/* It may be anything, even a slab, which uses PG_locked otherwise. */
 	if (!maybe_volatile(folio))
 		return false;
-	folio_lock(folio);
+	if (folio_test_anon(folio) && __page_hva_make_stable(folio))
+		return true;
+	/* Who reads it again holds the lock as long as the disk takes. */
+	if (!killable)
+		folio_lock(folio);
+	else if (folio_lock_killable(folio))
+		return false;
 	result = discard_locked(folio, evicted);
 	folio_unlock(folio);
 	return result;
@@ -498,27 +727,28 @@ static bool discard(struct folio *folio, bool *evicted)
  * also removed from the page cache if nobody else refers to it, so that it is
  * read with readahead, and counted as a major fault.
  *
- * Context: Process context. May sleep; takes the folio lock and i_mmap_rwsem.
+ * Context: Process context. May sleep; takes the folio lock and the locks of rmap.
  * The caller holds a reference and no page table lock.
- * Return: True if the folio was volatile and is stable now.
+ * Return: True if the folio was volatile and is stable now, or is in the swap
+ * cache and others keep it from being unmapped for a moment: try again.
  */
 bool page_hva_discard(struct folio *folio)
 {
 	bool evicted;
 
-	return discard(folio, &evicted);
+	return discard(folio, false, &evicted);
 }
 
 /**
  * page_hva_fault - Somebody touched a discarded block through a page table.
  * @folio: The folio that has the block.
  *
- * Context: As page_hva_discard().
+ * Context: As page_hva_discard(), but a fatal signal ends the wait for the lock.
  * Return: As page_hva_discard(); then the access can be tried again.
  */
 bool page_hva_fault(struct folio *folio)
 {
-	bool evicted, result = discard(folio, &evicted);
+	bool evicted, result = discard(folio, true, &evicted);
 
 	/* filemap_fault() counts it when it finds nothing in the page cache. */
 	if (result && !evicted && !folio_test_uptodate(folio)) {
@@ -616,7 +846,8 @@ static bool mapping_refillable(struct address_space *mapping)
 {
 	struct inode *inode = mapping->host;
 
-	if (!S_ISREG(inode->i_mode) || IS_DAX(inode))
+	/* The swap cache has none. */
+	if (!inode || !S_ISREG(inode->i_mode) || IS_DAX(inode))
 		return false;
 	if (!mapping->a_ops->read_folio || mapping->a_ops == &ram_aops)
 		return false;
@@ -626,12 +857,40 @@ static bool mapping_refillable(struct address_space *mapping)
 	return mapping_can_writeback(mapping) || sb_rdonly(inode->i_sb);
 }
 
+/* MADV_FREE gave it up. Whether it has been used since is in its pte. */
+static nokprobe_inline bool is_lazyfree(struct folio *folio)
+{
+	return page_hva_lazyfree() && folio_test_anon(folio) &&
+	       !folio_test_ksm(folio) && !folio_test_swapbacked(folio) &&
+	       !folio_test_large(folio);
+}
+
+/*
+ * Its slot has the same content, as long as it is clean. A page of shared memory
+ * (shmem) is in the swap cache only while it is read or written. In the first
+ * version of cgroups the charge for the slot is the page's, and would be lost.
+ */
+static nokprobe_inline bool is_swapcache(struct folio *folio)
+{
+	return page_hva_potential() && !swap_charge_follows_page() &&
+	       folio_test_anon(folio) &&
+	       !folio_test_ksm(folio) && folio_test_swapbacked(folio) &&
+	       folio_test_swapcache(folio) && folio_mapped(folio) &&
+	       !folio_test_large(folio);
+}
+
+/* Memory without a file. Whether the content is needed is in the pte. */
+static bool is_anon_candidate(struct folio *folio)
+{
+	return is_lazyfree(folio) || is_swapcache(folio);
+}
+
 /**
  * page_hva_eligible - Can a folio become volatile at all?
  * @folio: The folio.
  *
  * To keep what never will be out of the scanner's way: block devices, ramfs,
- * directories, mlocked pages, lazily freed anonymous memory.
+ * directories, mlocked pages.
  *
  * Context: The caller holds a reference. Does not wait.
  * Return: HVA_VOLATILE if so, else the event that counts the reason.
@@ -646,14 +905,15 @@ enum vm_event_item page_hva_eligible(struct folio *folio)
 	if (!folio_trylock(folio))
 		return HVA_REFUSED_LOCKED;
 	mapping = folio_mapping(folio);
-	if (!mapping || !mapping_refillable(mapping))
+	if (!is_anon_candidate(folio) &&
+	    (!mapping || !mapping_refillable(mapping)))
 		result = HVA_REFUSED_MAPPING;
 	folio_unlock(folio);
 	return result;
 }
 
 /* Why the flags of the folio forbid to make it volatile; HVA_VOLATILE if not. */
-static enum vm_event_item flags_refuse(struct folio *folio)
+static nokprobe_inline enum vm_event_item flags_refuse(struct folio *folio)
 {
 	if (folio_test_dirty(folio))
 		return HVA_REFUSED_DIRTY;
@@ -662,8 +922,11 @@ static enum vm_event_item flags_refuse(struct folio *folio)
 	if (folio_test_mlocked(folio) || folio_test_unevictable(folio))
 		return HVA_REFUSED_MLOCKED;
 	if (!folio_test_lru(folio) || !folio_test_uptodate(folio) ||
-	    folio_test_swapbacked(folio) || folio_test_checked(folio) ||
 	    folio_test_hwpoison(folio))
+		return HVA_REFUSED_FLAGS;
+	/* PG_checked of a file is PG_swapcache of anonymous memory. */
+	if (folio_test_swapbacked(folio) ? !is_swapcache(folio) :
+					   folio_test_checked(folio))
 		return HVA_REFUSED_FLAGS;
 	return HVA_VOLATILE;
 }
@@ -676,6 +939,12 @@ struct mapped_use {
 	bool no_fault;	/* mapped where a discard fault cannot be handled */
 };
 
+/* Devices that share the address space (HMM) do not. */
+static bool all_take_the_fault(struct mm_struct *mm)
+{
+	return page_hva_fault_possible(mm) && !mm_has_notifiers(mm);
+}
+
 static bool ask_one_mapping(struct folio *folio, struct vm_area_struct *vma,
 			    unsigned long addr, void *arg)
 {
@@ -687,7 +956,7 @@ static bool ask_one_mapping(struct folio *folio, struct vm_area_struct *vma,
 		use->locked = true;
 		return false;
 	}
-	if (!page_hva_fault_possible(vma->vm_mm))
+	if (!all_take_the_fault(vma->vm_mm))
 		use->no_fault = true;
 	while (use->ask_young && page_vma_mapped_walk(&pvmw)) {
 		if (pvmw.pte)
@@ -784,7 +1053,7 @@ static bool release_private(struct folio *folio)
 }
 
 /* The last look. Flags after the count, as in __remove_mapping(). */
-static enum vm_event_item frozen_folio_refuses(struct folio *folio)
+static nokprobe_inline enum vm_event_item frozen_folio_refuses(struct folio *folio)
 {
 	if (folio_mapped(folio))
 		return HVA_REFUSED_MAPPED;
@@ -810,7 +1079,7 @@ static enum vm_event_item freeze_and_set_volatile(struct folio *folio)
 
 	result = frozen_folio_refuses(folio);
 	if (result == HVA_VOLATILE) {
-		set_blocks_volatile(folio);
+		set_blocks_volatile(folio, false);
 		folio_hva_set_state(folio, FOLIO_VOLATILE);
 		__count_vm_events(HVA_VOLATILE, folio_nr_pages(folio));
 	}
@@ -842,19 +1111,20 @@ static_assert(offsetof(struct page, _refcount) -
  * an unmap, and look right when they never were. This is a plain word for the
  * compiler and KCSAN, which know nothing of loads that overlap atomics.
  */
-static bool only_cache_and_ptes_refer(struct folio *folio)
+static nokprobe_inline bool only_cache_and_ptes_refer(struct folio *folio)
 {
+	/* The page or swap cache's, and ours. */
+	int others = is_lazyfree(folio) ? 1 : 2;
 	union folio_counts counts;
 
 	/* Whoever changes one of them meanwhile tests the state after it. */
 	counts.both = data_race(READ_ONCE(*(u64 *)&folio->_mapcount));
-	/* The page cache's, and ours. */
 	return atomic_read(&counts.refcount) ==
-	       atomic_read(&counts.mapcount) + 1 + 1 + 1;
+	       atomic_read(&counts.mapcount) + 1 + others;
 }
 
 /* The last look. Flags after the counts, as in __remove_mapping(). */
-static enum vm_event_item busy_folio_refuses(struct folio *folio)
+static nokprobe_inline enum vm_event_item busy_folio_refuses(struct folio *folio)
 {
 	if (!only_cache_and_ptes_refer(folio))
 		return HVA_REFUSED_REFS;
@@ -862,17 +1132,25 @@ static enum vm_event_item busy_folio_refuses(struct folio *folio)
 	smp_rmb();
 	if (folio_has_private(folio))
 		return HVA_REFUSED_PRIVATE;
-	if (mapping_writably_mapped(folio->mapping))
+	if (!folio_test_anon(folio) && mapping_writably_mapped(folio->mapping))
 		return HVA_REFUSED_MAPPED;
 	return flags_refuse(folio);
+}
+
+static nokprobe_inline enum vm_event_item mapped_event(struct folio *folio)
+{
+	if (!folio_test_anon(folio))
+		return HVA_MAPPED;
+	return folio_test_swapbacked(folio) ? HVA_SWAPCACHE : HVA_LAZYFREE;
 }
 
 /*
  * The point of no return. While the folio is busy, whoever gets a reference, by
  * a lookup or from a pte, waits for us in folio_hva_lock_volatile(). The caller
- * holds the folio lock.
+ * holds the folio lock, and for lazily freed memory the page table lock.
  */
-static enum vm_event_item set_mapped_volatile(struct folio *folio)
+static enum vm_event_item set_mapped_volatile(struct folio *folio,
+					      bool writable)
 {
 	enum vm_event_item result = HVA_REFUSED_HOT;
 	unsigned long irqflags;
@@ -881,10 +1159,12 @@ static enum vm_event_item set_mapped_volatile(struct folio *folio)
 	if (folio_hva_lock_idle(folio)) {
 		result = busy_folio_refuses(folio);
 		if (result == HVA_VOLATILE) {
-			set_blocks_volatile(folio);
+			set_blocks_volatile(folio, writable);
 			folio_hva_set_state(folio, FOLIO_VOLATILE);
 			__count_vm_event(HVA_VOLATILE);
-			__count_vm_event(HVA_MAPPED);
+			__count_vm_event(mapped_event(folio));
+			if (writable)
+				__count_vm_event(HVA_POTENTIAL);
 		} else {
 			folio_hva_set_state(folio, FOLIO_IDLE);
 		}
@@ -919,7 +1199,156 @@ static enum vm_event_item make_mapped_volatile(struct folio *folio)
 		return HVA_REFUSED_MAPPED;
 	if (!release_private(folio))
 		return HVA_REFUSED_PRIVATE;
-	return set_mapped_volatile(folio);
+	return set_mapped_volatile(folio, false);
+}
+
+/*
+ * Rule 1 for memory without a file
+ */
+
+static enum vm_event_item anon_pte_refuses(struct folio *folio,
+					   struct vm_area_struct *vma,
+					   pte_t pte)
+{
+	struct mm_struct *mm = vma->vm_mm;
+
+	if (vma->vm_flags & VM_LOCKED)
+		return HVA_REFUSED_MLOCKED;
+	if (!all_take_the_fault(mm) || userfaultfd_armed(vma) ||
+	    vma_soft_dirty_enabled(vma))
+		return HVA_REFUSED_MAPPED;
+	/* Stored to since then, maybe by the other process of a fork. */
+	if (pte_maybe_dirty(pte) || folio_test_dirty(folio) ||
+	    !PageAnonExclusive(&folio->page))
+		return HVA_REFUSED_MAPPING;
+	/* MADV_FREE is not through: the TLB may allow to store without a fault. */
+	if (mm_tlb_flush_pending(mm))
+		return HVA_REFUSED_HOT;
+	return HVA_VOLATILE;
+}
+
+/* Can the storage key remember the stores to a page, and nobody misses them? */
+static bool may_track_by_key(struct folio *folio, struct vm_area_struct *vma,
+			     pte_t pte)
+{
+	return page_hva_potential() && pte_write(pte) &&
+	       !folio_test_large(folio) && PageAnonExclusive(&folio->page) &&
+	       all_take_the_fault(vma->vm_mm) && !userfaultfd_armed(vma) &&
+	       !vma_soft_dirty_enabled(vma);
+}
+
+/* Those that were before do not count. Returns the new pte. */
+static pte_t track_by_key(struct folio *folio, struct vm_area_struct *vma,
+			  unsigned long addr, pte_t *ptep)
+{
+	pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+
+	/* An idle folio stays idle. */
+	if (maybe_volatile(folio))
+		page_hva_make_stable_anon(folio);
+	page_clear_dirty(&folio->page);
+	pte = pte_mkdirty_in_key(pte_mkclean(pte));
+	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	return pte;
+}
+
+bool __page_hva_lazyfree_pte(struct vm_area_struct *vma, unsigned long addr,
+			     pte_t *ptep, struct folio *folio)
+{
+	pte_t pte = ptep_get(ptep);
+
+	if (!may_track_by_key(folio, vma, pte))
+		return false;
+	/* Not if it was freed before and not used since. */
+	if (!pte_dirty_in_key(pte) || page_test_dirty(&folio->page))
+		track_by_key(folio, vma, addr, ptep);
+	return true;
+}
+
+/* The walk ends at the first pte: an exclusive page has no other one. */
+static bool set_anon_volatile(struct folio *folio, struct vm_area_struct *vma,
+			      unsigned long addr, void *arg)
+{
+	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, 0);
+	enum vm_event_item *result = arg;
+	pte_t pte;
+
+	if (!page_vma_mapped_walk(&pvmw))
+		return true;
+	pte = ptep_get(pvmw.pte);
+	*result = anon_pte_refuses(folio, vma, pte);
+	if (*result == HVA_VOLATILE) {
+		if (is_swapcache(folio) && may_track_by_key(folio, vma, pte) &&
+		    !pte_dirty_in_key(pte))
+			pte = track_by_key(folio, vma, pvmw.address, pvmw.pte);
+		/* A store that comes now is in the key, or waits for the lock. */
+		*result = set_mapped_volatile(folio, pte_dirty_in_key(pte));
+	}
+	page_vma_mapped_walk_done(&pvmw);
+	return false;
+}
+
+static enum vm_event_item make_anon_volatile(struct folio *folio)
+{
+	enum vm_event_item result = HVA_REFUSED_REFS;
+	struct rmap_walk_control rwc = {
+		.rmap_one = set_anon_volatile,
+		.arg = &result,
+		.anon_lock = folio_lock_anon_vma_read,
+		.try_lock = true,
+	};
+
+	if (is_swapcache(folio) && seems_referenced(folio))
+		return HVA_REFUSED_REFS;
+	rmap_walk(folio, &rwc);
+	return rwc.contended ? HVA_REFUSED_HOT : result;
+}
+
+/*
+ * The dirty bit in the storage key
+ */
+
+/*
+ * Nobody can store to the page by way of a pte any more. If it is still
+ * potentially volatile, the host need not ask the storage key from now on.
+ */
+static void page_hva_reset_write(struct folio *folio)
+{
+	unsigned long irqflags;
+
+	if (folio_hva_state(folio) != FOLIO_VOLATILE)
+		return;
+	local_irq_save(irqflags);
+	if (folio_hva_lock_volatile(folio)) {
+		set_blocks_volatile(folio, false);
+		folio_hva_set_state(folio, FOLIO_VOLATILE);
+	}
+	local_irq_restore(irqflags);
+}
+NOKPROBE_SYMBOL(page_hva_reset_write);
+
+/**
+ * page_hva_harvest_dirty - The dirty bit moves from the storage key to a pte.
+ * @page: The page, a small folio that is mapped once.
+ *
+ * The page is stable before anybody forgets what the key says. The key keeps
+ * its change bit: it is not asked again before page_clear_dirty().
+ *
+ * Context: The caller holds the page table lock and has made the pte invalid: no
+ * CPU stores by way of it any more.
+ * Return: True if the page has been stored to.
+ */
+bool page_hva_harvest_dirty(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (!page_test_dirty(page)) {
+		page_hva_reset_write(folio);
+		return false;
+	}
+	if (!page_hva_make_stable_anon(folio))
+		VM_WARN_ON_ONCE_PAGE(true, page);
+	return true;
 }
 
 static enum vm_event_item make_volatile_locked(struct folio *folio)
@@ -927,6 +1356,8 @@ static enum vm_event_item make_volatile_locked(struct folio *folio)
 	struct address_space *mapping = folio_mapping(folio);
 	enum vm_event_item result;
 
+	if (is_anon_candidate(folio))
+		return make_anon_volatile(folio);
 	if (!mapping || !mapping_refillable(mapping))
 		return HVA_REFUSED_MAPPING;
 	/* Whoever found it discarded did not come back to read it. */
@@ -967,7 +1398,7 @@ enum vm_event_item page_hva_make_volatile(struct folio *folio)
 		return HVA_REFUSED_LOCKED;
 	result = make_volatile_locked(folio);
 	if (result == HVA_VOLATILE)
-		trace_page_hva_make_volatile(folio->mapping, folio);
+		trace_page_hva_make_volatile(folio_mapping(folio), folio);
 	folio_unlock(folio);
 	return result;
 }
@@ -977,7 +1408,16 @@ enum vm_event_item page_hva_make_volatile(struct folio *folio)
  */
 
 static bool hva_off __ro_after_init;
+static bool hva_lazyfree __initdata;
+static bool hva_potential __initdata;
 static bool hva_force __initdata;
+
+static void __init set_stages(bool mapped, bool lazyfree, bool potential)
+{
+	hva_mapped = mapped;
+	hva_lazyfree = lazyfree;
+	hva_potential = potential;
+}
 
 static int __init parse_page_hva(char *options)
 {
@@ -991,9 +1431,13 @@ static int __init parse_page_hva(char *options)
 			continue;
 		}
 		if (!strcmp(option, "on")) {
-			hva_mapped = false;
+			set_stages(false, false, false);
 		} else if (!strcmp(option, "mapped")) {
-			hva_mapped = true;
+			set_stages(true, false, false);
+		} else if (!strcmp(option, "lazyfree")) {
+			set_stages(true, true, false);
+		} else if (!strcmp(option, "full")) {
+			set_stages(true, true, true);
 		} else if (!strcmp(option, "force")) {
 			hva_force = true;
 		} else {
@@ -1011,14 +1455,19 @@ early_param("page_hva", parse_page_hva);
  *
  * Context: Any.
  * Return: "off" on request, "unused" if the host did not deliver a discard
- * fault at boot so that only unused pages are hinted, "mapped" if mapped pages
- * can be volatile, else "on".
+ * fault at boot so that only unused pages are hinted, "full" if memory can be
+ * potentially volatile, "lazyfree" if lazily freed memory can be volatile,
+ * "mapped" if mapped pages of files can, else "on".
  */
 const char *page_hva_mode(void)
 {
-	if (page_hva_is_active())
-		return hva_mapped ? "mapped" : "on";
-	return hva_off ? "off" : "unused";
+	if (!page_hva_is_active())
+		return hva_off ? "off" : "unused";
+	if (page_hva_potential())
+		return "full";
+	if (page_hva_lazyfree())
+		return "lazyfree";
+	return hva_mapped ? "mapped" : "on";
 }
 
 /**
@@ -1046,5 +1495,10 @@ void __init page_hva_init(void)
 		pr_warn("no proof of the discard fault, but volatile pages are forced\n");
 	}
 	static_branch_enable(&page_hva_active);
-	pr_info("the host may drop clean page cache\n");
+	if (hva_lazyfree)
+		static_branch_enable(&page_hva_lazyfree_active);
+	if (hva_potential)
+		static_branch_enable(&page_hva_potential_active);
+	pr_info("the host may drop clean page cache%s\n",
+		hva_lazyfree ? " and lazily freed memory" : "");
 }

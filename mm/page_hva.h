@@ -3,6 +3,8 @@
 #ifndef _MM_PAGE_HVA_H
 #define _MM_PAGE_HVA_H
 
+#include <linux/cgroup.h>
+#include <linux/kprobes.h>
 #include <linux/mm_types.h>
 #include <linux/page-flags.h>
 #include <linux/vm_event_item.h>
@@ -17,6 +19,19 @@ static inline unsigned long folio_hva_state(const struct folio *folio)
 {
 	return READ_ONCE(folio->flags) & PAGE_FLAGS_HVA;
 }
+
+/* Does a page of the swap cache have the charge of its slot? (memsw of cgroup v1) */
+#ifdef CONFIG_MEMCG
+static nokprobe_inline bool swap_charge_follows_page(void)
+{
+	return !cgroup_subsys_on_dfl(memory_cgrp_subsys);
+}
+#else
+static nokprobe_inline bool swap_charge_follows_page(void)
+{
+	return false;
+}
+#endif
 
 void folio_hva_set_idle(struct folio *folio);
 enum vm_event_item page_hva_eligible(struct folio *folio);

@@ -15,11 +15,11 @@
  * anything and does not keep the scanner awake.
  *
  * A guest that does nothing must not be woken up. The scanner sleeps when a
- * whole pass has changed nothing, until page cache is added or an idle or a
- * volatile folio is looked up, see page_hva_notify(). The exception is page
- * cache that is dirty or locked: the end of the I/O makes it a candidate without
- * a word to us, so while there is some the scanner looks again, less and less
- * often.
+ * whole pass has changed nothing, until page cache is added, memory is lazily
+ * freed or read from swap, or an idle or a volatile folio is looked up, see
+ * page_hva_notify(). The exception is page cache that is dirty or locked: the end
+ * of the I/O makes it a candidate without a word to us, so while there is some the
+ * scanner looks again, less and less often.
  */
 #define pr_fmt(fmt) "page_hva: " fmt
 
@@ -38,7 +38,6 @@
 #include <linux/swap.h>
 #include <linux/vmstat.h>
 #include <linux/workqueue.h>
-#include <asm/page_hva.h>
 
 #include "internal.h"
 #include "page_hva.h"
@@ -63,15 +62,20 @@ struct scan_result {
  */
 
 /*
- * Is the page of a folio of the file LRU lists that is not yet volatile? The one
- * question for each page of memory: a single test. Tail pages have no PG_lru.
+ * Is the page of a folio of the file LRU lists, or of the swap cache, that is not
+ * yet volatile? The one question for each page of memory: for most of them, one
+ * test of the flags, without a call. Tail pages have no PG_lru.
  */
-static bool maybe_candidate(const struct page *page)
+static __always_inline bool maybe_candidate(const struct page *page)
 {
-	const unsigned long mask = BIT(PG_lru) | BIT(PG_swapbacked) |
-				   BIT(PG_hva_volatile);
+	const unsigned long mask = BIT(PG_lru) | BIT(PG_hva_volatile);
+	unsigned long flags = READ_ONCE(page->flags);
 
-	return (READ_ONCE(page->flags) & mask) == BIT(PG_lru);
+	if ((flags & mask) != BIT(PG_lru))
+		return false;
+	if (!(flags & BIT(PG_swapbacked)))
+		return true;
+	return page_hva_potential() && flags & BIT(PG_swapcache);
 }
 
 /* Take a reference on it. */
@@ -84,8 +88,7 @@ static struct folio *get_candidate(struct page *page)
 	folio = page_folio(page);
 	if (!folio_try_get(folio))
 		return NULL;
-	if (page_folio(page) == folio && folio_test_lru(folio) &&
-	    !folio_test_swapbacked(folio))
+	if (page_folio(page) == folio && maybe_candidate(page))
 		return folio;
 	folio_put(folio);
 	return NULL;
@@ -249,7 +252,8 @@ static void count_pageblock(unsigned long pfn, struct block_count *blocks)
 	for (i = 0; page && i < pageblock_nr_pages; i++) {
 		int state = page_hva_get_state(page + i);
 
-		blocks->in[page_hva_usage(state)][page_hva_content(state)]++;
+		if (state >= 0)
+			blocks->in[page_hva_usage(state)][page_hva_content(state)]++;
 	}
 }
 

@@ -13,6 +13,8 @@
 #include <linux/jump_label.h>
 #include <linux/mm_types.h>
 #include <linux/page-flags.h>
+#include <linux/pgtable.h>
+#include <asm/page_hva.h>
 
 struct readahead_control;
 
@@ -25,6 +27,8 @@ enum page_hva_scan_state {
 };
 
 DECLARE_STATIC_KEY_FALSE(page_hva_active);
+DECLARE_STATIC_KEY_FALSE(page_hva_lazyfree_active);
+DECLARE_STATIC_KEY_FALSE(page_hva_potential_active);
 extern int page_hva_scan_state;
 
 void page_hva_init(void);
@@ -39,10 +43,42 @@ void __page_hva_evict_range(struct address_space *mapping, pgoff_t start,
 			    unsigned long nr);
 bool __page_hva_evict_next(struct readahead_control *ractl);
 void __page_hva_wake_scanner(void);
+bool __page_hva_lazyfree_pte(struct vm_area_struct *vma, unsigned long addr,
+			     pte_t *ptep, struct folio *folio);
+bool page_hva_harvest_dirty(struct page *page);
+bool __page_hva_make_stable_swapcache(struct folio *folio);
+bool __page_hva_swapcache_usable(struct folio *folio);
 
 static inline bool page_hva_is_active(void)
 {
 	return static_branch_unlikely(&page_hva_active);
+}
+
+/* Can lazily freed memory (MADV_FREE) be volatile? */
+static inline bool page_hva_lazyfree(void)
+{
+	return static_branch_unlikely(&page_hva_lazyfree_active);
+}
+
+/* Can it be potentially volatile, and ptes have their dirty bit in the key? */
+static inline bool page_hva_potential(void)
+{
+	return static_branch_unlikely(&page_hva_potential_active);
+}
+
+/**
+ * pte_dirty_in_key - Is the dirty bit of a page in its storage key?
+ * @pte: A pte.
+ *
+ * Such a pte is clean, and stores need no page fault: page_test_dirty() knows of
+ * them. ptep_get_and_clear() and the like ask it and return a pte that says so.
+ *
+ * Context: The caller holds the page table lock.
+ * Return: True if so.
+ */
+static inline bool pte_dirty_in_key(pte_t pte)
+{
+	return page_hva_potential() && __pte_dirty_in_key(pte);
 }
 
 /**
@@ -110,6 +146,55 @@ static inline bool page_hva_make_stable_pte(struct folio *folio)
 	if (likely(!(READ_ONCE(folio->flags) & PAGE_FLAGS_HVA)))
 		return true;
 	return __page_hva_make_stable(folio);
+}
+
+/**
+ * page_hva_make_stable_anon - Make anonymous memory stable.
+ * @folio: The folio that was found by a pte.
+ *
+ * Also comes before a clean pte becomes dirty. What MADV_FREE has given up and
+ * the host has discarded is zeros from now on, so this fails for the swap cache
+ * only; then go on as if page_hva_make_stable_pte() had failed.
+ *
+ * Context: The caller holds the page table lock. As long as it does, the folio
+ * stays stable.
+ * Return: True if the content can be used.
+ */
+static inline bool page_hva_make_stable_anon(struct folio *folio)
+{
+	return !page_hva_lazyfree() || page_hva_make_stable_pte(folio);
+}
+
+/**
+ * page_hva_make_stable_swapcache - Can the slot of a folio be freed?
+ * @folio: The folio of the swap cache. No swap entry leads to the slot.
+ *
+ * Context: The caller holds the folio lock. Does not sleep.
+ * Return: True if so: the folio is stable, or nobody needs its content. False
+ * if the slot has the only copy.
+ */
+static inline bool page_hva_make_stable_swapcache(struct folio *folio)
+{
+	return !page_hva_potential() ||
+	       likely(!(READ_ONCE(folio->flags) & PAGE_FLAGS_HVA)) ||
+	       __page_hva_make_stable_swapcache(folio);
+}
+
+/**
+ * page_hva_swapcache_usable - Is there content in a folio of the swap cache?
+ * @folio: The folio, found by its swap entry.
+ *
+ * The folio is made stable. If it was discarded, it is unmapped and removed from
+ * the swap cache; only its slot has the content.
+ *
+ * Context: The caller holds the folio lock and a reference. May sleep.
+ * Return: True if the folio can be used.
+ */
+static inline bool page_hva_swapcache_usable(struct folio *folio)
+{
+	return !page_hva_potential() ||
+	       likely(!(READ_ONCE(folio->flags) & PAGE_FLAGS_HVA)) ||
+	       __page_hva_swapcache_usable(folio);
 }
 
 /**
@@ -181,7 +266,8 @@ static inline void page_hva_free(struct page *page, unsigned int order)
  * @folio: The folio, which the caller found not uptodate.
  *
  * Reading a discarded folio in place is correct, but it reads a single folio.
- * Context: May take the i_pages lock; never waits for the folio lock.
+ * Context: Process context. May sleep for the locks of rmap; never waits for the
+ * folio lock.
  * Return: True if the folio is gone. Then the caller's reference is gone, too.
  */
 static inline bool page_hva_evict(struct address_space *mapping,
@@ -233,7 +319,65 @@ static inline void page_hva_notify(void)
 		__page_hva_wake_scanner();
 }
 
+/**
+ * page_hva_notify_swapcache - A folio was mapped that has a copy in swap.
+ *
+ * Context: Any.
+ */
+static inline void page_hva_notify_swapcache(void)
+{
+	if (page_hva_potential())
+		page_hva_notify();
+}
+
+/**
+ * page_hva_lazyfree_pte - Let the storage key remember stores after MADV_FREE.
+ * @vma: The mapping.
+ * @addr: The address.
+ * @ptep: The pte of a small folio.
+ * @folio: The folio.
+ *
+ * Instead of making the pte clean and old, which costs a page fault when the
+ * memory is used again.
+ *
+ * Context: The caller holds the page table lock.
+ * Return: True if the pte is done. False if it has to be made clean.
+ */
+static inline bool page_hva_lazyfree_pte(struct vm_area_struct *vma,
+					 unsigned long addr, pte_t *ptep,
+					 struct folio *folio)
+{
+	return page_hva_potential() &&
+	       __page_hva_lazyfree_pte(vma, addr, ptep, folio);
+}
+
+/**
+ * page_hva_notify_lazyfree - There is lazily freed memory, too.
+ *
+ * Context: Any.
+ */
+static inline void page_hva_notify_lazyfree(void)
+{
+	if (page_hva_lazyfree())
+		page_hva_notify();
+}
+
 #else /* !CONFIG_PAGE_HVA */
+
+static inline bool page_hva_lazyfree(void)
+{
+	return false;
+}
+
+static inline bool page_hva_potential(void)
+{
+	return false;
+}
+
+static inline bool pte_dirty_in_key(pte_t pte)
+{
+	return false;
+}
 
 static inline void page_hva_init(void)
 {
@@ -254,6 +398,21 @@ static inline bool page_hva_make_stable_locked(struct folio *folio,
 }
 
 static inline bool page_hva_make_stable_pte(struct folio *folio)
+{
+	return true;
+}
+
+static inline bool page_hva_make_stable_anon(struct folio *folio)
+{
+	return true;
+}
+
+static inline bool page_hva_make_stable_swapcache(struct folio *folio)
+{
+	return true;
+}
+
+static inline bool page_hva_swapcache_usable(struct folio *folio)
 {
 	return true;
 }
@@ -297,5 +456,60 @@ static inline void page_hva_notify(void)
 {
 }
 
+static inline bool page_hva_lazyfree_pte(struct vm_area_struct *vma,
+					 unsigned long addr, pte_t *ptep,
+					 struct folio *folio)
+{
+	return false;
+}
+
+static inline bool page_hva_harvest_dirty(struct page *page)
+{
+	return false;
+}
+
+static inline void page_hva_notify_lazyfree(void)
+{
+}
+
+static inline void page_hva_notify_swapcache(void)
+{
+}
+
 #endif /* CONFIG_PAGE_HVA */
+
+/**
+ * pte_maybe_dirty - Does a pte or the storage key say that a page is dirty?
+ * @pte: A present pte of a page.
+ *
+ * Context: The caller holds the page table lock.
+ * Return: True if so.
+ */
+static inline bool pte_maybe_dirty(pte_t pte)
+{
+	if (pte_dirty_in_key(pte) && page_test_dirty(pte_page(pte)))
+		return true;
+	return pte_dirty(pte);
+}
+
+/**
+ * ptep_harvest_dirty - Get the dirty bit from the storage key into the pte.
+ * @mm: The address space.
+ * @addr: The address.
+ * @ptep: The pte.
+ * @pte: Its value.
+ *
+ * Context: The caller holds the page table lock.
+ * Return: The value of the pte now.
+ */
+static inline pte_t ptep_harvest_dirty(struct mm_struct *mm, unsigned long addr,
+				       pte_t *ptep, pte_t pte)
+{
+	if (!pte_dirty_in_key(pte))
+		return pte;
+	pte = ptep_get_and_clear(mm, addr, ptep);
+	set_pte_at(mm, addr, ptep, pte);
+	return pte;
+}
+
 #endif /* _LINUX_PAGE_HVA_H */

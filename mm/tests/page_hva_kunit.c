@@ -11,10 +11,13 @@
 #include <kunit/test-bug.h>
 #include <linux/backing-dev.h>
 #include <linux/fs.h>
+#include <linux/memblock.h>
+#include <linux/mman.h>
+#include <linux/mmu_notifier.h>
 #include <linux/page_hva.h>
 #include <linux/pagemap.h>
+#include <linux/string.h>
 #include <linux/swap.h>
-#include <asm/page_hva.h>
 #include "../internal.h"
 #include "../page_hva.h"
 
@@ -23,6 +26,7 @@ struct file_fixture {
 	struct backing_dev_info bdi;
 	struct address_space_operations aops;
 	struct inode inode;
+	struct vm_area_struct *vma;
 	unsigned int released;
 	bool may_release;
 };
@@ -49,6 +53,29 @@ static bool fake_release_folio(struct folio *folio, gfp_t gfp)
 	return f->may_release;
 }
 
+#define PATTERN	0x5a
+
+/* Memory that nobody has stored to is nothing the host could drop. */
+static void fill_folio(struct folio *folio)
+{
+	long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		memset(page_address(folio_page(folio, i)), PATTERN, PAGE_SIZE);
+}
+
+static bool folio_is_filled(struct folio *folio)
+{
+	long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		if (memchr_inv(page_address(folio_page(folio, i)), PATTERN,
+			       PAGE_SIZE))
+			return false;
+	}
+	return true;
+}
+
 /* An uptodate, idle folio on the LRU; the caller's is the only reference. */
 static struct folio *add_folio(struct kunit *test, struct file_fixture *f,
 			       unsigned int order)
@@ -58,11 +85,18 @@ static struct folio *add_folio(struct kunit *test, struct file_fixture *f,
 	KUNIT_ASSERT_NOT_NULL(test, folio);
 	KUNIT_ASSERT_EQ(test, 0, filemap_add_folio(&f->inode.i_data, folio, 0,
 						   GFP_KERNEL));
+	fill_folio(folio);
 	folio_mark_uptodate(folio);
 	folio_unlock(folio);
 	lru_add_drain_all();
 	folio_hva_set_idle(folio);
 	return folio;
+}
+
+/* Are pages unmapped before they become volatile? */
+static bool unmapped_first(void)
+{
+	return !strcmp(page_hva_mode(), "on");
 }
 
 static int fixture_init(struct kunit *test)
@@ -113,7 +147,7 @@ struct condition {
 	void (*set)(struct file_fixture *f, struct folio *folio);
 	void (*undo)(struct file_fixture *f, struct folio *folio);
 	unsigned int order;
-	bool mapped;		/* only with page_hva=mapped */
+	bool mapped;		/* not with page_hva=on */
 };
 
 #define FLAG_CONDITION(flag)						\
@@ -184,6 +218,11 @@ static void set_not_uptodate(struct file_fixture *f, struct folio *folio)
 static void set_directory(struct file_fixture *f, struct folio *folio)
 {
 	f->inode.i_mode = S_IFDIR;
+}
+
+static void set_block_device(struct file_fixture *f, struct folio *folio)
+{
+	f->inode.i_mode = S_IFBLK;
 }
 
 static void set_no_read(struct file_fixture *f, struct folio *folio)
@@ -299,6 +338,105 @@ static void undo_writably_mapped(struct file_fixture *f, struct folio *folio)
 	undo_mapped(f, folio);
 }
 
+/* Large folios count in another word. This one cannot be unmapped, either. */
+static void set_mapped_large(struct file_fixture *f, struct folio *folio)
+{
+	folio_get(folio);
+	atomic_inc(&folio->_large_mapcount);
+}
+
+static void undo_mapped_large(struct file_fixture *f, struct folio *folio)
+{
+	atomic_dec(&folio->_large_mapcount);
+	folio_put(folio);
+}
+
+/*
+ * A mapping that the rmap does know, in an address space of this kthread. There
+ * is no pte, so it cannot be removed, either.
+ */
+static void set_mapped_here(struct file_fixture *f, struct folio *folio)
+{
+	struct kunit *test = kunit_get_current_test();
+	struct address_space *mapping = &f->inode.i_data;
+	unsigned long addr;
+
+	addr = kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ,
+			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	KUNIT_ASSERT_NE(test, addr, 0);
+	f->vma = vm_area_alloc(current->mm);
+	KUNIT_ASSERT_NOT_NULL(test, f->vma);
+	f->vma->vm_start = addr;
+	f->vma->vm_end = addr + PAGE_SIZE;
+	i_mmap_lock_write(mapping);
+	vma_interval_tree_insert(f->vma, &mapping->i_mmap);
+	i_mmap_unlock_write(mapping);
+	set_mapped(f, folio);
+}
+
+static void undo_mapped_here(struct file_fixture *f, struct folio *folio)
+{
+	struct address_space *mapping = &f->inode.i_data;
+
+	undo_mapped(f, folio);
+	i_mmap_lock_write(mapping);
+	vma_interval_tree_remove(f->vma, &mapping->i_mmap);
+	i_mmap_unlock_write(mapping);
+	vm_area_free(f->vma);
+}
+
+static void set_vm_locked(struct file_fixture *f, struct folio *folio)
+{
+	set_mapped_here(f, folio);
+	vm_flags_init(f->vma, VM_LOCKED);
+}
+
+#ifdef CONFIG_PGSTE
+static void set_kvm_host_maybe(struct file_fixture *f, struct folio *folio)
+{
+	set_mapped_here(f, folio);
+	current->mm->context.alloc_pgste = 1;
+}
+
+static void undo_kvm_host_maybe(struct file_fixture *f, struct folio *folio)
+{
+	current->mm->context.alloc_pgste = 0;
+	undo_mapped_here(f, folio);
+}
+
+static void set_kvm_host(struct file_fixture *f, struct folio *folio)
+{
+	set_mapped_here(f, folio);
+	current->mm->context.has_pgste = 1;
+}
+
+static void undo_kvm_host(struct file_fixture *f, struct folio *folio)
+{
+	current->mm->context.has_pgste = 0;
+	undo_mapped_here(f, folio);
+}
+#endif
+
+#ifdef CONFIG_MMU_NOTIFIER
+static const struct mmu_notifier_ops no_notifier_ops;
+static struct mmu_notifier notifier = { .ops = &no_notifier_ops };
+
+static void set_shared_with_device(struct file_fixture *f, struct folio *folio)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	set_mapped_here(f, folio);
+	KUNIT_EXPECT_EQ(test, 0, mmu_notifier_register(&notifier, current->mm));
+}
+
+static void undo_shared_with_device(struct file_fixture *f,
+				    struct folio *folio)
+{
+	mmu_notifier_unregister(&notifier, current->mm);
+	undo_mapped_here(f, folio);
+}
+#endif
+
 static const struct condition conditions[] = {
 	{ "clean", HVA_VOLATILE },
 	{ "clean, large", HVA_VOLATILE, .order = 3 },
@@ -320,6 +458,7 @@ static const struct condition conditions[] = {
 	  undo_private_kept },
 	{ "not uptodate", HVA_EVICTED, set_not_uptodate },
 	{ "directory", HVA_REFUSED_MAPPING, set_directory },
+	{ "block device", HVA_REFUSED_MAPPING, set_block_device },
 	{ "no read_folio", HVA_REFUSED_MAPPING, set_no_read },
 	{ "ramfs", HVA_REFUSED_MAPPING, set_ramfs },
 	{ "unevictable mapping", HVA_REFUSED_MAPPING,
@@ -341,6 +480,22 @@ static const struct condition conditions[] = {
 	  undo_mapped, .mapped = true },
 	{ "mapped, shared writable mapping", HVA_REFUSED_MAPPED,
 	  set_writably_mapped, undo_writably_mapped, .mapped = true },
+	{ "mapped, large", HVA_REFUSED_MAPPED, set_mapped_large,
+	  undo_mapped_large, 3 },
+	{ "mapped here", HVA_VOLATILE, set_mapped_here, undo_mapped_here,
+	  .mapped = true },
+	{ "mapped, VM_LOCKED", HVA_REFUSED_MLOCKED, set_vm_locked,
+	  undo_mapped_here, .mapped = true },
+#ifdef CONFIG_PGSTE
+	{ "mapped by what may become a KVM host", HVA_REFUSED_MAPPED,
+	  set_kvm_host_maybe, undo_kvm_host_maybe, .mapped = true },
+	{ "mapped by a KVM host", HVA_REFUSED_MAPPED, set_kvm_host,
+	  undo_kvm_host, .mapped = true },
+#endif
+#ifdef CONFIG_MMU_NOTIFIER
+	{ "mapped, shared with a device", HVA_REFUSED_MAPPED,
+	  set_shared_with_device, undo_shared_with_device, .mapped = true },
+#endif
 };
 
 KUNIT_ARRAY_PARAM_DESC(condition, conditions, name);
@@ -352,8 +507,8 @@ static void condition_test(struct kunit *test)
 	enum vm_event_item result;
 	struct folio *folio;
 
-	if (c->mapped && strcmp(page_hva_mode(), "mapped"))
-		kunit_skip(test, "not booted with page_hva=mapped");
+	if (c->mapped && unmapped_first())
+		kunit_skip(test, "booted with page_hva=on");
 	folio = add_folio(test, f, c->order);
 	if (c->set)
 		c->set(f, folio);
@@ -388,6 +543,15 @@ static void release_always_test(struct kunit *test)
  * What becomes of a volatile folio
  */
 
+/*
+ * For whoever knows what the host does: one that is eager has dropped all, one
+ * that waits to be asked nothing.
+ */
+static void tell_what_is_found(struct kunit *test, bool discarded)
+{
+	kunit_info(test, "found %s\n", discarded ? "discarded" : "intact");
+}
+
 static struct folio *add_volatile_folio(struct kunit *test, unsigned int order)
 {
 	struct folio *folio = add_folio(test, test->priv, order);
@@ -409,12 +573,15 @@ static void lookup_test(struct kunit *test)
 		long i;
 
 		discarded = folio_hva_discarded(folio);
+		tell_what_is_found(test, discarded);
 		found = filemap_get_folio(&f->inode.i_data, 0);
 		KUNIT_ASSERT_PTR_EQ(test, folio, found);
 		KUNIT_EXPECT_EQ(test, FOLIO_IN_USE, folio_hva_state(found));
 		/* The host may have come in between, but not back. */
 		if (discarded)
 			KUNIT_EXPECT_FALSE(test, folio_test_uptodate(found));
+		if (folio_test_uptodate(found))
+			KUNIT_EXPECT_TRUE(test, folio_is_filled(found));
 		for (i = 0; i < folio_nr_pages(found); i++) {
 			int state = page_hva_get_state(folio_page(found, i));
 
@@ -446,13 +613,14 @@ static void mapped_lookup_test(struct kunit *test)
 	struct folio *folio;
 	bool discarded;
 
-	if (strcmp(page_hva_mode(), "mapped"))
-		kunit_skip(test, "not booted with page_hva=mapped");
+	if (unmapped_first())
+		kunit_skip(test, "booted with page_hva=on");
 	folio = add_folio(test, f, 0);
 	set_mapped(f, folio);
 	KUNIT_ASSERT_EQ(test, (int)HVA_VOLATILE,
 			(int)page_hva_make_volatile(folio));
 	discarded = !page_hva_make_stable_pte(folio);
+	tell_what_is_found(test, discarded);
 	KUNIT_EXPECT_EQ(test, discarded ? FOLIO_VOLATILE : FOLIO_IN_USE,
 			folio_hva_state(folio));
 	KUNIT_EXPECT_EQ(test, !discarded, folio_test_uptodate(folio));
@@ -468,6 +636,7 @@ static void mapped_lookup_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, FOLIO_IN_USE, folio_hva_state(folio));
 	KUNIT_EXPECT_FALSE(test, folio_hva_discarded(folio));
 	KUNIT_EXPECT_EQ(test, !discarded, folio_test_uptodate(folio));
+	KUNIT_EXPECT_EQ(test, !discarded, folio_is_filled(folio));
 	folio_put(folio);
 }
 
@@ -484,6 +653,11 @@ static void truncate_test(struct kunit *test)
 			page_hva_usage(page_hva_get_state(page)));
 }
 
+static void no_memory_test(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, -EFAULT, page_hva_get_state(pfn_to_page(max_pfn)));
+}
+
 static struct kunit_case page_hva_cases[] = {
 	KUNIT_CASE_PARAM(condition_test, condition_gen_params),
 	KUNIT_CASE(release_always_test),
@@ -491,6 +665,7 @@ static struct kunit_case page_hva_cases[] = {
 	KUNIT_CASE(idle_lookup_test),
 	KUNIT_CASE(mapped_lookup_test),
 	KUNIT_CASE(truncate_test),
+	KUNIT_CASE(no_memory_test),
 	{}
 };
 

@@ -11,7 +11,10 @@
  *		hypervisor for each block, so not for short intervals)
  *	-r	why pages were refused instead
  *
- * The columns are pages, see Documentation/admin-guide/mm/page_hva.rst.
+ * The columns are pages, but "scan" is folios and "fault" is discard faults, see
+ * Documentation/admin-guide/mm/page_hva.rst. The last four say what "volatile"
+ * consists of: mapped files, lazily freed memory, the swap cache, and, of the last
+ * two, what is potentially volatile.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -39,6 +42,11 @@ static struct column flow[] = {
 	{ "hva_unmapped", "unmapped", 0, 0 },
 	{ "hva_fault", "fault", 0, 0 },
 	{ "hva_scan", "scan", 0, 0 },
+	/* Of those that became volatile */
+	{ "hva_mapped", "mapped", 0, 0 },
+	{ "hva_lazyfree", "lazyfree", 0, 0 },
+	{ "hva_swapcache", "swapc", 0, 0 },
+	{ "hva_potential", "potent", 0, 0 },
 };
 
 static struct column refusals[] = {

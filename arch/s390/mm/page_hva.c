@@ -19,7 +19,6 @@
 #include <asm/asm-extable.h>
 #include <asm/fault.h>
 #include <asm/lowcore.h>
-#include <asm/page_hva.h>
 #include <asm/ptrace.h>
 #include <trace/events/page_hva.h>
 #include "../kernel/entry.h"
@@ -118,16 +117,19 @@ bool __init page_hva_prove(void)
  * The discard fault
  *
  * There are two good reasons for it. One is a user that touches a page that
- * became volatile while it was mapped (page_hva=mapped), or a copy from or to
- * that user. If we may sleep, the page is unmapped and the instruction run
- * again; it takes a page fault then, which reads the page. The other is an access
- * by address, such as /proc/kcore and /dev/mem, or a copy where page faults are
- * disabled; these know that they may fail, and do so.
+ * became volatile while it was mapped, or a copy from or to that user. If we may
+ * sleep, the page is unmapped and the instruction run again; it takes a page fault
+ * then, which reads the page. A page that was lazily freed stays mapped and has
+ * zeros when the instruction is run again. The other is an access
+ * by address, such as a read of /proc/kcore or /dev/mem, or a copy where page
+ * faults are disabled; these know that they may fail, and do so.
  *
  * Anything else is a bug, in the guest or in the host: a kernel address of a
- * folio means that somebody has a reference, and a reference makes stable. Some
- * of these have an exception table entry, too, but the user never sees why the
- * access fails: say so.
+ * folio means that somebody has a reference, and a reference makes stable. It is
+ * reported with what is known of the page, and is fatal: a user gets SIGBUS, the
+ * kernel dies. Where the access has an exception table entry (the other operand
+ * of a user copy), no wrong byte gets anywhere and a system call fails with
+ * -EFAULT, which nobody would understand without the report.
  *
  * Interrupts are enabled again by now, so the block may have been made stable
  * or freed since the fault. Then the instruction is run again, but not for ever:
@@ -252,11 +254,12 @@ static bool handle_user_fault(unsigned long paddr)
 	return handled;
 }
 
-static void report_discarded_page(unsigned long paddr)
+static void report_discarded_page(unsigned long paddr, unsigned long ip)
 {
 	struct page *page = pfn_to_online_page(PHYS_PFN(paddr));
 
-	pr_alert("unexpected discard fault for block %016lx\n", paddr);
+	pr_alert("unexpected discard fault for block %016lx at %pS\n", paddr,
+		 (void *)ip);
 	if (page)
 		dump_page(page, "discarded page touched");
 	else
@@ -271,10 +274,10 @@ void do_discard_fault(struct pt_regs *regs)
 
 	/* The instruction was nullified: do not report a single step. */
 	clear_thread_flag(TIF_PER_TRAP);
-	if (kprobe_page_fault(regs, PGM_DISCARD_FAULT))
-		return;
 	if (page_hva_is_active())
 		count_vm_event(HVA_FAULT);
+	if (kprobe_page_fault(regs, PGM_DISCARD_FAULT))
+		return;
 	trace_page_hva_fault(paddr, ip, user_mode(regs));
 
 	user = !faulthandler_disabled() && current->mm &&
@@ -282,13 +285,18 @@ void do_discard_fault(struct pt_regs *regs)
 	if (user && handle_user_fault(paddr))
 		return;
 	if (!user && !user_mode(regs) && fixup_exception(regs)) {
-		WARN_ONCE(page_hva_is_active() && !faulthandler_disabled(),
-			  "discarded block %016lx used at %pS\n", paddr, (void *)ip);
+		DO_ONCE_LITE_IF(page_hva_is_active() && !faulthandler_disabled(),
+				report_discarded_page, paddr, ip);
 		return;
 	}
-	if (!block_discarded(paddr) && !same_fault_again(ip, paddr))
+	/* A user's page may have been unmapped, read, and discarded once more. */
+	if ((user || !block_discarded(paddr)) && !same_fault_again(ip, paddr))
 		return;
-	report_discarded_page(paddr);
+	/* It was not unmapped in time. */
+	if (user && fatal_signal_pending(current) &&
+	    (user_mode(regs) || fixup_exception(regs)))
+		return;
+	report_discarded_page(paddr, ip);
 	if (!user_mode(regs) && fixup_exception(regs))
 		return;
 	if (!user_mode(regs))
@@ -311,6 +319,7 @@ NOKPROBE_SYMBOL(do_discard_fault);
  * is an instruction for each block, a few seconds for a terabyte.
  *
  * Context: All other CPUs are stopped, and the page cache is not used any more.
+ * What they held they hold for ever: take no lock here, and print nothing.
  */
 void page_hva_make_all_stable(void)
 {
@@ -318,12 +327,11 @@ void page_hva_make_all_stable(void)
 
 	if (!page_hva_is_active())
 		return;
-	pr_info("making all blocks stable\n");
 	for (pfn = 0; pfn < max_pfn; pfn++) {
 		struct page *page = pfn_to_online_page(pfn);
+		int state = page ? page_hva_get_state(page) : -EFAULT;
 
-		if (page && page_hva_usage(page_hva_get_state(page)) >=
-			    PAGE_HVA_POT_VOLATILE)
+		if (state >= 0 && page_hva_usage(state) >= PAGE_HVA_POT_VOLATILE)
 			page_hva_set_stable(page);
 	}
 }

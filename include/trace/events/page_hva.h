@@ -10,7 +10,7 @@
 #include <linux/mm.h>
 #include <linux/tracepoint.h>
 
-/* @mapping is NULL if the folio was truncated in the meantime. */
+/* @mapping is NULL if the folio was truncated in the meantime, or is anonymous. */
 DECLARE_EVENT_CLASS(page_hva_folio,
 
 	TP_PROTO(struct address_space *mapping, struct folio *folio),
@@ -26,8 +26,10 @@ DECLARE_EVENT_CLASS(page_hva_folio,
 	),
 
 	TP_fast_assign(
-		__entry->dev = mapping ? mapping->host->i_sb->s_dev : 0;
-		__entry->ino = mapping ? mapping->host->i_ino : 0;
+		__entry->dev = mapping && mapping->host ?
+			       mapping->host->i_sb->s_dev : 0;
+		__entry->ino = mapping && mapping->host ?
+			       mapping->host->i_ino : 0;
 		__entry->index = folio->index;
 		__entry->pfn = folio_pfn(folio);
 		__entry->nr = folio_nr_pages(folio);

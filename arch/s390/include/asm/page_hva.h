@@ -13,9 +13,13 @@
 #ifndef _ASM_S390_PAGE_HVA_H
 #define _ASM_S390_PAGE_HVA_H
 
+#include <linux/errno.h>
+#include <linux/mmdebug.h>
 #include <linux/mm_types.h>
+#include <linux/page_ref.h>
 #include <linux/pgtable.h>
 #include <linux/types.h>
+#include <asm/asm-extable.h>
 #include <asm/page-states.h>
 #include <asm/page.h>
 
@@ -88,11 +92,21 @@ static inline bool page_hva_enabled(void)
  * None of these functions touches the content of the page. All of them need
  * a machine with ESSA and may be called in any context.
  *
- * Return: The state, for page_hva_usage() and page_hva_content().
+ * Return: The state, for page_hva_usage() and page_hva_content(), or -EFAULT if
+ * there is no memory: a section that is online may have holes.
  */
 static inline int page_hva_get_state(struct page *page)
 {
-	return essa(page_to_phys(page), ESSA_GET_STATE);
+	long state = -EFAULT;
+
+	asm volatile(
+		"0:	.insn	rrf,0xb9ab0000,%[state],%[paddr],%[cmd],0\n"
+		"1:	nopr	%%r7\n"
+		EX_TABLE(0b, 1b)
+		EX_TABLE(1b, 1b)
+		: [state] "+d" (state)
+		: [paddr] "d" (page_to_phys(page)), [cmd] "i" (ESSA_GET_STATE));
+	return state;
 }
 
 /**
@@ -103,7 +117,8 @@ static inline int page_hva_get_state(struct page *page)
  */
 static inline bool page_hva_discarded(struct page *page)
 {
-	return page_hva_state_discarded(page_hva_get_state(page));
+	return page_hva_state_discarded(essa(page_to_phys(page),
+					     ESSA_GET_STATE));
 }
 
 /**
@@ -157,6 +172,73 @@ static inline bool page_hva_set_stable_if_resident(struct page *page)
 	int state = essa(page_to_phys(page), ESSA_SET_STABLE_IF_RESIDENT);
 
 	return !page_hva_state_discarded(state);
+}
+
+/*
+ * The split dirty test. Every 4K block has a storage key, in which the machine
+ * sets the change bit with each store: of a CPU through whatever pte, of the
+ * kernel, of a channel.
+ */
+
+/**
+ * page_test_dirty - Has a page been stored to since page_clear_dirty()?
+ * @page: The page.
+ *
+ * Who finds a page dirty makes it stable, with a reference held (that of the pte
+ * will do), before the change bit is cleared or forgotten, and keeps the
+ * reference until a pte or the folio is marked dirty. In the other order the
+ * host finds a page that looks clean and drops the only copy.
+ *
+ * Context: Any.
+ * Return: True if so.
+ */
+static inline bool page_test_dirty(struct page *page)
+{
+	return page_get_storage_key(page_to_phys(page)) & _PAGE_CHANGED;
+}
+
+/**
+ * page_clear_dirty - Start to record stores to a page anew.
+ * @page: The page, stable and with a reference.
+ *
+ * The key is read and set as a whole, so a change bit that another CPU sets in
+ * between is lost; the context must not allow that. The reference bit, which
+ * nothing keeps from being set, stays on or becomes it. Quiescing: afterwards no
+ * CPU knows of the change bit by its TLB.
+ *
+ * Context: Whoever could store to the page meanwhile marks it dirty by other
+ * means: no pte is valid, and a reference for writing marks the folio.
+ */
+static inline void page_clear_dirty(struct page *page)
+{
+	unsigned long paddr = page_to_phys(page);
+	unsigned char key = page_get_storage_key(paddr);
+
+	VM_WARN_ON_ONCE_PAGE(!page_count(compound_head(page)), page);
+	VM_WARN_ON_ONCE_PAGE(cmma_flag && page_hva_usage(page_hva_get_state(page)) !=
+			     PAGE_HVA_STABLE, page);
+
+	if (key & _PAGE_CHANGED)
+		page_set_storage_key(paddr, (key & ~_PAGE_CHANGED) |
+				     _PAGE_REFERENCED, 1);
+}
+
+/*
+ * A pte that is clean is protected by hardware: the first store is a page fault,
+ * which makes it dirty. One that is clean, writable, and not protected is a pte
+ * whose dirty bit is in the storage key. It loses that property whenever it is
+ * changed, but for the young bit, see ptep_harvest_dirty().
+ */
+static inline bool __pte_dirty_in_key(pte_t pte)
+{
+	return (pte_val(pte) & (_PAGE_PRESENT | _PAGE_WRITE | _PAGE_DIRTY |
+				_PAGE_PROTECT)) == (_PAGE_PRESENT | _PAGE_WRITE);
+}
+
+/* Make a clean, writable pte one of that kind. */
+static inline pte_t pte_mkdirty_in_key(pte_t pte)
+{
+	return clear_pte_bit(pte, __pgprot(_PAGE_PROTECT));
 }
 
 #endif /* _ASM_S390_PAGE_HVA_H */

@@ -54,10 +54,7 @@ static long wrong_pages(const char *p)
 
 static void touch_all(void)
 {
-	size_t off;
-
-	for (off = 0; off < FILE_SIZE; off += hva_page)
-		hva_touch(map + off);
+	hva_touch_all(map, FILE_SIZE);
 }
 
 static long faults(bool major)
@@ -68,34 +65,18 @@ static long faults(bool major)
 	return major ? usage.ru_majflt : usage.ru_minflt;
 }
 
-/*
- * All pages of the mapping present, and dropped by the host. The file was written
- * in large folios where there are such; these are unmapped, and read again singly.
- */
+/* All pages of the mapping present, and dropped by the host */
 static void drop_under_mapping(void)
 {
-	long before, mapped = 0;
-	int i;
-
-	for (i = 0; i < 2 && mapped < NR_PAGES; i++) {
-		touch_all();
-		before = hva_count("hva_mapped");
-		hva_discard();
-		mapped = hva_count("hva_mapped") - before;
-	}
-	if (mapped < NR_PAGES)
-		ksft_print_msg("only %ld pages became volatile while mapped\n",
-			       mapped);
+	hva_discard_mapped(hva_touch_all, map, FILE_SIZE);
 }
 
 FIXTURE_SETUP(mapped)
 {
 	const char *why = hva_begin(true);
 	int flags = variant->flags == MAP_SHARED ? O_RDONLY : O_RDWR;
-	char mode[32];
 
-	if (!why && hva_get(HVA_DIR "/mode", mode, sizeof(mode)) &&
-	    strncmp(mode, "mapped", 6))
+	if (!why && !hva_stays_mapped())
 		why = "pages are unmapped first: boot with page_hva=mapped";
 	if (why)
 		SKIP(return, "%s", why);
@@ -290,6 +271,39 @@ TEST_F_TIMEOUT(mapped, mlock_brings_it_back_for_good, HVA_TIMEOUT)
 	major = faults(true) + faults(false);
 	EXPECT_EQ(wrong_pages(map), 0);
 	EXPECT_LE(faults(true) + faults(false) - major, 2);
+	ASSERT_EQ(munlock(map, FILE_SIZE), 0);
+}
+
+/* Nobody populates the range: what is volatile is made stable because it is locked */
+TEST_F_TIMEOUT(mapped, mlock_on_fault, HVA_TIMEOUT)
+{
+	long stable, discarded, fault;
+	struct hva_states s;
+
+	touch_all();
+	hva_offer();
+	hva_states_read(&s);
+	stable = hva_count("hva_stable");
+	discarded = hva_count("hva_discarded");
+	ASSERT_EQ(syscall(SYS_mlock2, map, FILE_SIZE, MLOCK_ONFAULT), 0);
+	stable = hva_count("hva_stable") - stable;
+	discarded = hva_count("hva_discarded") - discarded;
+	ksft_print_msg("%ld stable, %ld discarded, %ld were volatile\n", stable,
+		       discarded, s.vol.resident);
+	EXPECT_GE(stable + discarded, NR_PAGES / 32 * 31);
+	hva_host_reclaim();
+	fault = hva_count("hva_fault");
+	EXPECT_EQ(wrong_pages(map), 0);
+	/* A host that waits for demand came too late, others before mlock() */
+	EXPECT_LE(hva_count("hva_fault") - fault, NR_PAGES - stable);
+
+	/* For good, whatever was the case before */
+	fault = hva_count("hva_refused_mlocked");
+	hva_discard();
+	EXPECT_GE(hva_count("hva_refused_mlocked") - fault, NR_PAGES);
+	fault = hva_count("hva_fault");
+	EXPECT_EQ(wrong_pages(map), 0);
+	EXPECT_EQ(hva_count("hva_fault"), fault);
 	ASSERT_EQ(munlock(map, FILE_SIZE), 0);
 }
 

@@ -656,21 +656,53 @@ TEST_F_TIMEOUT(offer, scanner_covers_cold_pages_in_10s_then_sleeps, HVA_TIMEOUT)
 	EXPECT_GE(volatile_pages(fd), PAGES * 9 / 10);
 }
 
+/* It looks after dirty pages less and less often, but is told when they are clean */
+TEST_F_TIMEOUT(offer, msync_wakes_the_scanner, HVA_TIMEOUT)
+{
+	int i, fd = hva_create("file", FILE_SIZE, 1);
+	long scans = 0;
+	char *map;
+
+	map = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(fsync(fd), 0);
+	/* Four seconds without a pass: the next one is not due before another four */
+	for (i = 0; i < 20; i++) {
+		map[i * hva_page]++;
+		scans = hva_count("hva_scan");
+		sleep(4);
+		if (hva_count("hva_scan") == scans)
+			break;
+	}
+	ASSERT_EQ(msync(map, FILE_SIZE, MS_SYNC), 0);
+	sleep(2);
+	EXPECT_GT(hva_count("hva_scan"), scans);
+}
+
 /* Accesses by address, past every lookup */
 
-static void read_segment(int fd, off_t off, size_t len)
+/* Returns how many pages cannot be read */
+static long read_segment(int fd, off_t off, size_t len)
 {
 	static char buf[KIB(64)];
+	size_t least = hva_page;
+	long errors = 0;
 	ssize_t n;
 
-	while (len) {
+	for (; len; off += n, len -= n) {
 		n = pread(fd, buf, len < sizeof(buf) ? len : sizeof(buf), off);
-		/* A hole is an error of that read, not of the others */
-		if (n <= 0)
-			n = len < hva_page ? len : hva_page;
-		off += n;
-		len -= n;
+		if (n > 0)
+			continue;
+		/* A hole is an error of that page, not of the others */
+		if (len < least)
+			least = len;
+		n = pread(fd, buf, least, off);
+		if (n <= 0) {
+			errors++;
+			n = least;
+		}
 	}
+	return errors;
 }
 
 /* All of memory, but none of the address space of vmalloc() */
@@ -718,12 +750,34 @@ TEST_F_TIMEOUT(offer, kcore_survives_discarded_pages, HVA_TIMEOUT)
 	EXPECT_EQ(hva_check(fd, FILE_SIZE, 1), 0);
 }
 
+/* Of the pages at these numbers, how many have the content of the file, or an error? */
+static void read_pages(int mem, const unsigned long *pfn, long *right,
+		       long *errors)
+{
+	char buf[hva_page];
+	ssize_t n;
+	long i;
+
+	*right = *errors = 0;
+	for (i = 0; i < PAGES; i++) {
+		n = pread(mem, buf, hva_page, pfn[i] * hva_page);
+		if (n < 0 && errno == EFAULT)
+			(*errors)++;
+		else if (n == (ssize_t)hva_page &&
+			 hva_differs(buf, hva_page, 1, i * hva_page) < 0)
+			(*right)++;
+	}
+	ksft_print_msg("%ld pages right, %ld errors\n", *right, *errors);
+}
+
 TEST_F_TIMEOUT(offer, dev_mem_survives_discarded_pages, HVA_TIMEOUT)
 {
+	long faults, right, errors, blocks, unused;
 	int fd = hva_create("file", FILE_SIZE, 1);
+	unsigned long *pfn;
 	struct hva_states s;
 	struct stat st;
-	char byte;
+	char byte, *map;
 	int mem;
 
 	/* Not every guest has udev */
@@ -732,13 +786,73 @@ TEST_F_TIMEOUT(offer, dev_mem_survives_discarded_pages, HVA_TIMEOUT)
 	mem = open("/dev/mem", O_RDONLY);
 	if (mem < 0)
 		SKIP(return, "no /dev/mem");
-	if (pread(mem, &byte, 1, MIB(64)) < 0 && errno == EPERM)
+	if (pread(mem, &byte, 1, 0) < 0 && errno == EPERM)
 		SKIP(return, "/dev/mem does not show memory");
+	pfn = calloc(PAGES, sizeof(*pfn));
+	map = map_file(fd, PROT_READ, MAP_SHARED);
+	touch(map);
+	ASSERT_GE(hva_present(map, FILE_SIZE, pfn), MOST(PAGES));
+	munmap(map, FILE_SIZE);
+
+	/* The pages of the file, while they are there, and dropped */
+	read_pages(mem, pfn, &right, &errors);
+	EXPECT_GE(right, MOST(PAGES));
 	hva_discard();
+	faults = hva_count("hva_fault");
+	read_pages(mem, pfn, &right, &errors);
+	EXPECT_LE(right, PAGES - MOST(PAGES));
+	EXPECT_GE(errors, MOST(PAGES));
+	EXPECT_GE(hva_count("hva_fault") - faults, errors);
+
+	/* All of memory: what was dropped cannot be read, nor may what is free */
 	hva_states_read(&s);
-	read_segment(mem, 0, hva_states_sum(&s) * hva_page);
+	blocks = hva_states_sum(&s);
+	unused = s.unused.resident + s.unused.zero;
+	faults = hva_count("hva_fault");
+	errors = read_segment(mem, 0, blocks * hva_page);
+	faults = hva_count("hva_fault") - faults;
+	ksft_print_msg("%ld pages, %ld dropped, %ld + %ld free: %ld errors, %ld faults\n",
+		       blocks, s.vol.zero, s.unused.resident, s.unused.zero,
+		       errors, faults);
+	EXPECT_GE(errors, s.vol.zero - HVA_NOISE);
+	EXPECT_LE(errors, s.vol.zero + unused + 4 * HVA_NOISE);
+	/* Everything else can */
+	EXPECT_GE(blocks - errors, s.stable.resident / 2);
+	/* A page more or less before it, all sixteen are read again */
+	EXPECT_GE(faults, s.vol.zero - HVA_NOISE);
+	EXPECT_LE(faults, 4 * s.vol.zero + HVA_NOISE);
+	/* An access by address is no lookup: the pages are found as before */
 	EXPECT_GE(volatile_pages(fd), MOST(PAGES));
 	EXPECT_EQ(hva_check(fd, FILE_SIZE, 1), 0);
+}
+
+/* Pages in the lines of an event, each of which may be about several */
+static long traced(const char *trace, const char *event)
+{
+	const char *line = trace, *nr, *end;
+	char name[40];
+	long sum = 0;
+
+	snprintf(name, sizeof(name), ": %s: ", event);
+	for (; (line = strstr(line, name)); line = end) {
+		end = strchrnul(line, '\n');
+		nr = strstr(line, " nr=");
+		sum += nr && nr < end ? atol(nr + 4) : 1;
+	}
+	return sum;
+}
+
+/* Those of an event and of a counter: some pages are those of others */
+static bool traced_as_counted(const char *trace, const char *event,
+			      const struct hva_stat *before,
+			      const struct hva_stat *after, const char *counter)
+{
+	long counted = hva_stat_get(after, counter) -
+		       hva_stat_get(before, counter);
+	long pages = traced(trace, event);
+
+	ksft_print_msg("%s: %ld, %s: %ld\n", event, pages, counter, counted);
+	return labs(pages - counted) <= HVA_NOISE;
 }
 
 #define TRACE_DIR	"/sys/kernel/tracing"
@@ -746,25 +860,59 @@ TEST_F_TIMEOUT(offer, dev_mem_survives_discarded_pages, HVA_TIMEOUT)
 
 TEST_F_TIMEOUT(offer, tracepoints_fire, HVA_TIMEOUT)
 {
-	int fd = hva_create("file", KIB(256), 1);
-	size_t size = MIB(4);
-	char *trace = malloc(size);
+	size_t file = MIB(2), size = MIB(4);
+	int fd = hva_create("file", file, 1);
+	struct hva_stat before, after;
+	char *trace = malloc(size), *map;
+	long pages = file / hva_page, mapped, n;
 
 	if (access(TRACE_EVENTS, W_OK))
 		mount("tracefs", TRACE_DIR, "tracefs", 0, NULL);
 	if (access(TRACE_EVENTS, W_OK))
 		SKIP(return, "no " TRACE_EVENTS);
+	close(fd);
+	fd = open(hva_path("file"), O_RDONLY);
+	map = mmap(NULL, file, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(madvise(map, file, MADV_RANDOM), 0);
 	hva_put(TRACE_DIR "/trace", "");
+	hva_stat_read(&before);
 	ASSERT_TRUE(hva_put(TRACE_EVENTS, "1"));
+	/* Intact if the host waits for demand; dropped; dropped while mapped */
 	hva_offer();
-	hva_read(fd, FILE_SIZE);
+	hva_read(fd, file);
+	hva_discard();
+	hva_read(fd, file);
+	mapped = hva_discard_mapped(hva_touch_all, map, file);
+	EXPECT_EQ(hva_differs(map, file, 1, 0), -1);
 	ASSERT_TRUE(hva_put(TRACE_EVENTS, "0"));
+	hva_stat_read(&after);
 	ASSERT_TRUE(hva_get(TRACE_DIR "/trace", trace, size));
 	hva_put(TRACE_DIR "/trace", "");
-	EXPECT_NE(strstr(trace, "page_hva_make_volatile"), NULL);
-	/* Either the host has dropped it by then, or it has not */
-	EXPECT_TRUE(strstr(trace, "page_hva_make_stable") ||
-		    strstr(trace, "page_hva_discarded"));
+
+	EXPECT_TRUE(traced_as_counted(trace, "page_hva_make_volatile",
+				      &before, &after, "hva_volatile"));
+	EXPECT_TRUE(traced_as_counted(trace, "page_hva_make_stable",
+				      &before, &after, "hva_stable"));
+	/* This one whenever it is found, as long as it is mapped; counted once */
+	traced_as_counted(trace, "page_hva_discarded", &before, &after,
+			  "hva_discarded");
+	EXPECT_TRUE(traced_as_counted(trace, "page_hva_evict",
+				      &before, &after, "hva_evicted"));
+	EXPECT_TRUE(traced_as_counted(trace, "page_hva_fault",
+				      &before, &after, "hva_fault"));
+	/* ... and of all of these there were some */
+	EXPECT_GE(traced(trace, "page_hva_make_volatile"), 3 * MOST(pages));
+	n = hva_stat_get(&after, "hva_discarded") -
+	    hva_stat_get(&before, "hva_discarded");
+	EXPECT_GE(traced(trace, "page_hva_discarded"), n - HVA_NOISE);
+	EXPECT_GE(traced(trace, "page_hva_make_stable") + n, 3 * MOST(pages));
+	EXPECT_GE(n, 2 * MOST(pages));
+	EXPECT_GE(traced(trace, "page_hva_evict"), MOST(pages));
+	if (hva_stays_mapped()) {
+		EXPECT_GE(mapped, MOST(pages));
+		EXPECT_GE(traced(trace, "page_hva_fault"), MOST(pages));
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -12,6 +12,8 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -37,6 +39,43 @@ void __hva_die(const char *fmt, ...)
 	va_end(ap);
 	fprintf(stderr, " (errno %d: %s)\n", err, strerror(err));
 	_exit(KSFT_FAIL);
+}
+
+bool hva_swap_on(size_t size)
+{
+	char *zeros = calloc(1, size);
+	unsigned int *header = (unsigned int *)(zeros + 1024);
+	int fd;
+
+	header[0] = 1;
+	header[1] = size / hva_page - 1;
+	memcpy(zeros + hva_page - 10, "SWAPSPACE2", 10);
+	fd = open(hva_path("swap"), O_RDWR | O_CREAT, 0600);
+	if (pwrite(fd, zeros, size, 0) != (ssize_t)size || fsync(fd))
+		hva_die("swap file");
+	close(fd);
+	free(zeros);
+	return !swapon(hva_path("swap"), 0);
+}
+
+bool hva_swap_off(void)
+{
+	return !swapoff(hva_path("swap"));
+}
+
+long hva_meminfo(const char *name)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+	long kib = -1;
+
+	while (f && kib < 0 && fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, name, strlen(name)))
+			kib = atol(line + strlen(name));
+	}
+	if (f)
+		fclose(f);
+	return kib;
 }
 
 double hva_now(void)
@@ -108,6 +147,32 @@ long hva_count(const char *name)
 
 	hva_stat_read(&st);
 	return hva_stat_get(&st, name);
+}
+
+static struct {
+	char *mem;
+	size_t size;
+} taken;
+
+void hva_take_memory(void)
+{
+	taken.size = (size_t)hva_meminfo("MemFree:") * 1024 / 4 * 3 / hva_page * hva_page;
+	taken.mem = mmap(NULL, taken.size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (taken.mem == MAP_FAILED)
+		hva_die("mmap");
+}
+
+long hva_compact(void)
+{
+	long moved = hva_count("pgmigrate_success");
+
+	munmap(taken.mem, taken.size);
+	if (!hva_put("/proc/sys/vm/compact_memory", "1"))
+		hva_die("compact_memory");
+	moved = hva_count("pgmigrate_success") - moved;
+	ksft_print_msg("%ld pages moved\n", moved);
+	return moved;
 }
 
 long hva_lookups(void)
@@ -265,9 +330,9 @@ static const char *missing(void)
 		return "no " HVA_DIR
 		       ": no ESSA, CONFIG_PAGE_HVA=n, or debugfs not mounted";
 	mode[strcspn(mode, "\n")] = '\0';
-	if (!strcmp(mode, "on") || !strcmp(mode, "mapped"))
+	if (strcmp(mode, "off") && strcmp(mode, "unused"))
 		return NULL;
-	snprintf(why, sizeof(why), "page_hva mode is \"%s\", not \"on\"", mode);
+	snprintf(why, sizeof(why), "page_hva mode is \"%s\"", mode);
 	return why;
 }
 
@@ -316,6 +381,61 @@ void hva_drop_caches(void)
 	sync();
 	if (!hva_put("/proc/sys/vm/drop_caches", "1"))
 		hva_die("drop_caches");
+}
+
+bool hva_stays_mapped(void)
+{
+	char mode[32];
+
+	if (!hva_get(HVA_DIR "/mode", mode, sizeof(mode)))
+		hva_die(HVA_DIR "/mode");
+	return strncmp(mode, "on", 2);
+}
+
+void hva_touch_all(const char *map, size_t size)
+{
+	size_t off;
+
+	for (off = 0; off < size; off += hva_page)
+		hva_touch(map + off);
+}
+
+/* Large folios do not stay mapped: they are read again singly, if MADV_RANDOM */
+long hva_discard_mapped(void (*touch)(const char *map, size_t size),
+			const char *map, size_t size)
+{
+	long before, mapped = 0, pages = size / hva_page;
+	int i;
+
+	for (i = 0; i < 2 && mapped < pages / 32 * 31; i++) {
+		before = hva_count("hva_mapped");
+		touch(map, size);
+		hva_discard();
+		mapped = hva_count("hva_mapped") - before;
+	}
+	if (mapped < pages / 32 * 31 && hva_stays_mapped())
+		ksft_print_msg("only %ld pages became volatile while mapped\n",
+			       mapped);
+	return mapped;
+}
+
+size_t hva_present(const char *map, size_t size, unsigned long *pfn)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	size_t i, n = 0, pages = size / hva_page;
+	unsigned long entry;
+
+	for (i = 0; i < pages; i++) {
+		if (pread(fd, &entry, sizeof(entry),
+			  ((unsigned long)map / hva_page + i) * sizeof(entry)) !=
+		    sizeof(entry))
+			hva_die("/proc/self/pagemap");
+		n += entry >> 63;
+		if (pfn)
+			pfn[i] = entry >> 63 ? entry & ((1UL << 55) - 1) : 0;
+	}
+	close(fd);
+	return n;
 }
 
 /* Files */
@@ -571,4 +691,98 @@ void hva_cgroup_leave(void)
 	hva_put(file, "0");
 	rmdir(cgroup_dir);
 	*cgroup_dir = '\0';
+}
+
+/* BPF */
+
+static struct {
+	struct bpf_insn insns[64];
+	unsigned int nr;
+} prog;
+
+void hva_emit(int code, int dst, int src, int off, int imm)
+{
+	if (prog.nr == ARRAY_SIZE(prog.insns))
+		hva_die("BPF program too long");
+	prog.insns[prog.nr++] = (struct bpf_insn) {
+		.code = code,
+		.dst_reg = dst,
+		.src_reg = src,
+		.off = off,
+		.imm = imm,
+	};
+}
+
+void hva_emit_move(int dst, int src)
+{
+	hva_emit(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0);
+}
+
+void hva_emit_set(int dst, int imm)
+{
+	hva_emit(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, imm);
+}
+
+void hva_emit_call(int function)
+{
+	hva_emit(BPF_JMP | BPF_CALL, 0, 0, 0, function);
+}
+
+void hva_emit_exit(void)
+{
+	hva_emit(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+}
+
+void hva_emit_lookup(int array, int index)
+{
+	hva_emit(BPF_ST | BPF_MEM | BPF_W, BPF_REG_10, 0, -4, index);
+	hva_emit_move(BPF_REG_2, BPF_REG_10);
+	hva_emit(BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, -4);
+	hva_emit(BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0,
+		 array);
+	hva_emit(0, 0, 0, 0, 0);
+	hva_emit_call(BPF_FUNC_map_lookup_elem);
+	hva_emit(BPF_JMP | BPF_JNE | BPF_K, BPF_REG_0, 0, 1, 0);
+	hva_emit_exit();
+}
+
+int hva_bpf(int cmd, union bpf_attr *attr)
+{
+	return syscall(SYS_bpf, cmd, attr, sizeof(*attr));
+}
+
+int hva_bpf_array(size_t size, int elements)
+{
+	union bpf_attr attr = {
+		.map_type = BPF_MAP_TYPE_ARRAY,
+		.key_size = 4,
+		.value_size = size,
+		.max_entries = elements,
+	};
+
+	return hva_bpf(BPF_MAP_CREATE, &attr);
+}
+
+int hva_bpf_load(int type)
+{
+	union bpf_attr attr = {
+		.prog_type = type,
+		.insns = (unsigned long)prog.insns,
+		.insn_cnt = prog.nr,
+		.license = (unsigned long)"GPL",
+	};
+
+	prog.nr = 0;
+	return hva_bpf(BPF_PROG_LOAD, &attr);
+}
+
+bool hva_bpf_get(int array, int index, void *value)
+{
+	union bpf_attr attr = {
+		.map_fd = array,
+		.key = (unsigned long)&index,
+		.value = (unsigned long)value,
+	};
+
+	return !hva_bpf(BPF_MAP_LOOKUP_ELEM, &attr);
 }

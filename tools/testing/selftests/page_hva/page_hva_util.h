@@ -7,6 +7,7 @@
 #ifndef PAGE_HVA_UTIL_H
 #define PAGE_HVA_UTIL_H
 
+#include <linux/bpf.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/types.h>
@@ -84,6 +85,23 @@ void hva_discard(void);
 void hva_drop_caches(void);
 
 /*
+ * hva_stays_mapped() - can pages be volatile while they are mapped? Not with
+ *                      page_hva=on, where they are unmapped first.
+ * hva_touch_all() - a load from each page.
+ * hva_discard_mapped() - have the pages dropped while they are present in a page
+ *                        table, into which touch() brings them. Nobody may have
+ *                        the file mapped shared and be able to write to it: open
+ *                        it read-only for this. Returns how many pages became
+ *                        volatile while mapped.
+ */
+bool hva_stays_mapped(void);
+void hva_touch_all(const char *map, size_t size);
+long hva_discard_mapped(void (*touch)(const char *map, size_t size),
+			const char *map, size_t size);
+/* hva_present() - pages that are present in the page table, and their numbers */
+size_t hva_present(const char *map, size_t size, unsigned long *pfn);
+
+/*
  * Files.  The content of a byte depends on a seed and its offset and on
  * nothing else: data of another file or place is as visible as zeros are.
  */
@@ -105,9 +123,40 @@ bool hva_put(const char *path, const char *val);
 /* hva_sysdev() - path of the disk under a file, false if there is none */
 bool hva_sysdev(int fd, char *buf, size_t size);
 
+/*
+ * Compaction moves pages towards the end of memory, where memory that is used
+ * first comes from. hva_take_memory() - most of what is free; hva_compact() - give
+ * it back and move there what was allocated since. Returns how many pages moved.
+ */
+void hva_take_memory(void);
+long hva_compact(void);
+
+/* A swap file, one at a time; false with errno set if there can be none */
+bool hva_swap_on(size_t size);
+bool hva_swap_off(void);
+
 /* A control group (v2) with one controller for the calling process */
 bool hva_cgroup_enter(const char *controller, char *path, size_t size);
 void hva_cgroup_leave(void);
+
+long hva_meminfo(const char *name);	/* KiB */
+
+/*
+ * BPF: one program, instruction by instruction, and arrays.
+ * hva_emit_lookup() - r0 = element of the array, or leave the program with 0;
+ *                     uses 8 bytes of the stack.
+ * hva_bpf_load() - load what was emitted, and start another program.
+ */
+void hva_emit(int code, int dst, int src, int off, int imm);
+void hva_emit_move(int dst, int src);
+void hva_emit_set(int dst, int imm);
+void hva_emit_call(int function);
+void hva_emit_lookup(int array, int index);
+void hva_emit_exit(void);
+int hva_bpf(int cmd, union bpf_attr *attr);
+int hva_bpf_array(size_t size, int elements);
+int hva_bpf_load(int type);
+bool hva_bpf_get(int array, int index, void *value);
 
 double hva_now(void);
 

@@ -6,7 +6,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/bpf.h>
 #include <linux/loop.h>
 #include <linux/perf_event.h>
 #include <pthread.h>
@@ -420,99 +419,33 @@ TEST_F_TIMEOUT(stress, fork_and_exec_storm, HVA_TIMEOUT)
  */
 #define STACK_SIZE	256
 
-static struct bpf_insn insns[64];
-static unsigned int nr_insns;
-
-static void emit(int code, int dst, int src, int off, int imm)
-{
-	insns[nr_insns++] = (struct bpf_insn) {
-		.code = code,
-		.dst_reg = dst,
-		.src_reg = src,
-		.off = off,
-		.imm = imm,
-	};
-}
-
-static void emit_move(int dst, int src)
-{
-	emit(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0);
-}
-
-static void emit_set(int dst, int imm)
-{
-	emit(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, imm);
-}
-
-static void emit_call(int function)
-{
-	emit(BPF_JMP | BPF_CALL, 0, 0, 0, function);
-}
-
-/* r0 = element of the map, or leave the program */
-static void emit_lookup(int map, int key)
-{
-	emit(BPF_ST | BPF_MEM | BPF_W, BPF_REG_10, 0, -4, key);
-	emit_move(BPF_REG_2, BPF_REG_10);
-	emit(BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, -4);
-	emit(BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0, map);
-	emit(0, 0, 0, 0, 0);
-	emit_call(BPF_FUNC_map_lookup_elem);
-	emit(BPF_JMP | BPF_JNE | BPF_K, BPF_REG_0, 0, 1, 0);
-	emit(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-}
-
 /* Add one to the counter at r0 */
 static void emit_count(int off)
 {
-	emit_set(BPF_REG_1, 1);
-	emit(BPF_STX | BPF_ATOMIC | BPF_DW, BPF_REG_0, BPF_REG_1, off, BPF_ADD);
-}
-
-static int bpf(int cmd, union bpf_attr *attr)
-{
-	return syscall(SYS_bpf, cmd, attr, sizeof(*attr));
-}
-
-static int build_id_map(void)
-{
-	union bpf_attr attr = {
-		.map_type = BPF_MAP_TYPE_ARRAY,
-		.key_size = 4,
-		.value_size = STACK_SIZE,
-		.max_entries = 2,
-	};
-
-	return bpf(BPF_MAP_CREATE, &attr);
+	hva_emit_set(BPF_REG_1, 1);
+	hva_emit(BPF_STX | BPF_ATOMIC | BPF_DW, BPF_REG_0, BPF_REG_1, off, BPF_ADD);
 }
 
 /* Element 0: the stack; element 1: times it was taken, and with build id */
 static int build_id_program(int map)
 {
-	union bpf_attr attr = {
-		.prog_type = BPF_PROG_TYPE_PERF_EVENT,
-		.insns = (unsigned long)insns,
-		.license = (unsigned long)"GPL",
-	};
-
-	emit_move(BPF_REG_6, BPF_REG_1);
-	emit_lookup(map, 0);
-	emit_move(BPF_REG_7, BPF_REG_0);
-	emit_move(BPF_REG_1, BPF_REG_6);
-	emit_move(BPF_REG_2, BPF_REG_0);
-	emit_set(BPF_REG_3, STACK_SIZE);
-	emit_set(BPF_REG_4, BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
-	emit_call(BPF_FUNC_get_stack);
-	emit_lookup(map, 1);
+	hva_emit_move(BPF_REG_6, BPF_REG_1);
+	hva_emit_lookup(map, 0);
+	hva_emit_move(BPF_REG_7, BPF_REG_0);
+	hva_emit_move(BPF_REG_1, BPF_REG_6);
+	hva_emit_move(BPF_REG_2, BPF_REG_0);
+	hva_emit_set(BPF_REG_3, STACK_SIZE);
+	hva_emit_set(BPF_REG_4, BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+	hva_emit_call(BPF_FUNC_get_stack);
+	hva_emit_lookup(map, 1);
 	emit_count(0);
-	emit(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_7, 0, 0);
-	emit(BPF_JMP | BPF_JNE | BPF_K, BPF_REG_2, 0, 2,
-	     BPF_STACK_BUILD_ID_VALID);
+	hva_emit(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_7, 0, 0);
+	hva_emit(BPF_JMP | BPF_JNE | BPF_K, BPF_REG_2, 0, 2,
+		 BPF_STACK_BUILD_ID_VALID);
 	emit_count(8);
-	emit_set(BPF_REG_0, 0);
-	emit(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-	attr.insn_cnt = nr_insns;
-	return bpf(BPF_PROG_LOAD, &attr);
+	hva_emit_set(BPF_REG_0, 0);
+	hva_emit_exit();
+	return hva_bpf_load(BPF_PROG_TYPE_PERF_EVENT);
 }
 
 /* Run the program every millisecond on each CPU */
@@ -537,12 +470,11 @@ static bool start_timers(int program)
 TEST_F_TIMEOUT(stress, build_ids_in_interrupts, HVA_TIMEOUT)
 {
 	unsigned long counts[STACK_SIZE / sizeof(long)] = { };
-	union bpf_attr lookup = { };
 	double end = hva_now() + SECONDS;
 	char path[300], sum[32];
-	int map, program, key = 1;
+	int map, program;
 
-	map = build_id_map();
+	map = hva_bpf_array(STACK_SIZE, 2);
 	if (map < 0)
 		SKIP(return, "no BPF");
 	program = build_id_program(map);
@@ -556,10 +488,7 @@ TEST_F_TIMEOUT(stress, build_ids_in_interrupts, HVA_TIMEOUT)
 		EXPECT_EQ(run(path, sum), 0);
 		usleep(20000);
 	}
-	lookup.map_fd = map;
-	lookup.key = (unsigned long)&key;
-	lookup.value = (unsigned long)counts;
-	ASSERT_EQ(bpf(BPF_MAP_LOOKUP_ELEM, &lookup), 0);
+	ASSERT_TRUE(hva_bpf_get(map, 1, counts));
 	ksft_print_msg("%ld stacks, %ld with build id\n", counts[0], counts[1]);
 	EXPECT_GE(counts[0], 100);
 	EXPECT_GE(counts[1], 10);

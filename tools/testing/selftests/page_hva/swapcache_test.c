@@ -1,0 +1,535 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * page_hva=full: a clean page of the swap cache has a copy in its swap slot, so
+ * the host may drop it. Whoever uses it gets what was stored last, not more and
+ * not less, from the page or from the slot.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "page_hva_util.h"
+#include "../kselftest_harness.h"
+
+#ifndef MADV_FREE
+#define MADV_FREE	8
+#endif
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+
+#define SIZE		MIB(1)
+#define NR_PAGES	((long)(SIZE / hva_page))
+/* What must be in the swap cache for a test to mean something */
+#define MOST		(NR_PAGES * 3 / 4)
+#define SECONDS		8
+
+static char *mem, *want;
+
+static long wrong_pages(const char *p)
+{
+	long wrong = 0;
+	size_t off;
+
+	for (off = 0; off < SIZE; off += hva_page)
+		wrong += !!memcmp(p + off, want + off, hva_page);
+	return wrong;
+}
+
+static void load_all(void)
+{
+	size_t off;
+
+	for (off = 0; off < SIZE; off += hva_page)
+		hva_touch(mem + off);
+}
+
+static void store(size_t off, char value)
+{
+	mem[off] = value;
+	want[off] = value;
+}
+
+static void store_all(char value)
+{
+	size_t off;
+
+	for (off = 777; off < SIZE; off += hva_page)
+		store(off, value);
+}
+
+static void page_out(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		if (madvise(mem, SIZE, MADV_PAGEOUT))
+			hva_die("MADV_PAGEOUT");
+	}
+}
+
+/* Written to swap and read again; returns how many pages became volatile */
+static long swap_in_and_offer(void)
+{
+	long before = hva_count("hva_swapcache");
+
+	page_out();
+	load_all();
+	hva_offer();
+	return hva_count("hva_swapcache") - before;
+}
+
+/* And dropped */
+static long swap_in_and_drop(void)
+{
+	long offered = swap_in_and_offer();
+
+	hva_host_reclaim();
+	return offered;
+}
+
+static int status_of(pid_t child)
+{
+	int status;
+
+	waitpid(child, &status, 0);
+	return status;
+}
+
+static bool mode_is_full(void)
+{
+	char mode[32];
+
+	return hva_get(HVA_DIR "/mode", mode, sizeof(mode)) &&
+	       !strncmp(mode, "full", 4);
+}
+
+FIXTURE(swapcache) {
+};
+
+FIXTURE_SETUP(swapcache)
+{
+	const char *why = hva_begin(true);
+
+	if (!why && !mode_is_full())
+		why = "boot with page_hva=full";
+	if (!why && !hva_swap_on(MIB(16)))
+		why = "no swap files here";
+	if (why)
+		SKIP(return, "%s", why);
+	want = malloc(SIZE);
+	hva_fill(want, SIZE, 1, 0);
+	mem = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(mem, MAP_FAILED);
+	memcpy(mem, want, SIZE);
+}
+
+FIXTURE_TEARDOWN(swapcache)
+{
+	hva_swap_off();
+	hva_end();
+}
+
+TEST_F_TIMEOUT(swapcache, clean_pages_are_volatile, HVA_TIMEOUT)
+{
+	struct hva_states states;
+
+	EXPECT_GE(swap_in_and_offer(), MOST);
+	hva_states_read(&states);
+	EXPECT_GE(states.pvol.resident + states.vol.resident + states.vol.zero, MOST);
+	EXPECT_EQ(wrong_pages(mem), 0);
+}
+
+TEST_F_TIMEOUT(swapcache, other_memory_is_not, HVA_TIMEOUT)
+{
+	long before = hva_count("hva_swapcache");
+
+	/* Never in swap */
+	hva_offer();
+	/* In swap, but stored to since */
+	page_out();
+	store_all(1);
+	hva_offer();
+	EXPECT_LE(hva_count("hva_swapcache") - before, HVA_NOISE);
+	hva_host_reclaim();
+	EXPECT_EQ(wrong_pages(mem), 0);
+}
+
+TEST_F_TIMEOUT(swapcache, dropped_pages_are_read_from_swap, HVA_TIMEOUT)
+{
+	long read, dropped, major;
+	struct rusage before, after;
+
+	EXPECT_GE(swap_in_and_drop(), MOST);
+	read = hva_count("pswpin");
+	dropped = hva_count("hva_discarded");
+	getrusage(RUSAGE_SELF, &before);
+	EXPECT_EQ(wrong_pages(mem), 0);
+	getrusage(RUSAGE_SELF, &after);
+	major = after.ru_majflt - before.ru_majflt;
+	EXPECT_GE(hva_count("pswpin") - read, MOST);
+	EXPECT_GE(hva_count("hva_discarded") - dropped, MOST);
+	EXPECT_GE(major, 1);
+	/* Control: we do notice a byte */
+	mem[5 * hva_page + 99] ^= 0x55;
+	EXPECT_EQ(wrong_pages(mem), 1);
+}
+
+TEST_F_TIMEOUT(swapcache, stores_before_it_is_dropped, HVA_TIMEOUT)
+{
+	int i;
+
+	for (i = 1; i < 6; i++) {
+		swap_in_and_offer();
+		store_all(i);
+		hva_host_reclaim();
+		EXPECT_EQ(wrong_pages(mem), 0);
+		hva_discard();
+		EXPECT_EQ(wrong_pages(mem), 0);
+	}
+}
+
+TEST_F_TIMEOUT(swapcache, stores_after_it_is_dropped, HVA_TIMEOUT)
+{
+	int i;
+
+	for (i = 1; i < 6; i++) {
+		swap_in_and_drop();
+		store_all(i);
+		EXPECT_EQ(wrong_pages(mem), 0);
+		hva_discard();
+		EXPECT_EQ(wrong_pages(mem), 0);
+	}
+}
+
+TEST_F_TIMEOUT(swapcache, get_user_pages, HVA_TIMEOUT)
+{
+	struct iovec local = { malloc(SIZE), SIZE }, remote = { mem, SIZE };
+	size_t off;
+
+	swap_in_and_drop();
+	ASSERT_EQ(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), SIZE);
+	EXPECT_EQ(wrong_pages(local.iov_base), 0);
+	swap_in_and_drop();
+	for (off = 0; off < SIZE; off += hva_page) {
+		want[off] = off >> 12;
+		local = (struct iovec) { want + off, 1 };
+		remote = (struct iovec) { mem + off, 1 };
+		ASSERT_EQ(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), 1);
+	}
+	hva_discard();
+	EXPECT_EQ(wrong_pages(mem), 0);
+}
+
+TEST_F_TIMEOUT(swapcache, stores_of_a_debugger, HVA_TIMEOUT)
+{
+	int debugger = open("/proc/self/mem", O_RDWR);
+	size_t off;
+
+	swap_in_and_drop();
+	ASSERT_EQ(mprotect(mem, SIZE, PROT_READ), 0);
+	for (off = 0; off < SIZE; off += hva_page) {
+		want[off] = off >> 12;
+		ASSERT_EQ(pwrite(debugger, want + off, 1, (off_t)mem + off), 1);
+	}
+	EXPECT_EQ(wrong_pages(mem), 0);
+	ASSERT_EQ(mprotect(mem, SIZE, PROT_READ | PROT_WRITE), 0);
+	hva_discard();
+	EXPECT_EQ(wrong_pages(mem), 0);
+}
+
+TEST_F_TIMEOUT(swapcache, forked, HVA_TIMEOUT)
+{
+	int i, go[2];
+	pid_t child;
+	char c;
+
+	ASSERT_EQ(pipe(go), 0);
+	for (i = 0; i < 4; i++) {
+		if (i & 1)
+			swap_in_and_drop();
+		else
+			swap_in_and_offer();
+		child = fork();
+		if (!child) {
+			read(go[0], &c, 1);
+			if (wrong_pages(mem))
+				_exit(1);
+			store_all(i + 100);
+			_exit(wrong_pages(mem) != 0);
+		}
+		hva_host_reclaim();
+		EXPECT_EQ(i & 2 ? 0 : wrong_pages(mem), 0);
+		if (i & 2)
+			store_all(i);
+		/* Its copy of what is wanted is from before the store */
+		ASSERT_EQ(write(go[1], "x", 1), 1);
+		EXPECT_EQ(status_of(child), 0);
+		EXPECT_EQ(wrong_pages(mem), 0);
+		hva_discard();
+		EXPECT_EQ(wrong_pages(mem), 0);
+	}
+}
+
+TEST_F_TIMEOUT(swapcache, paged_out_while_dropped, HVA_TIMEOUT)
+{
+	int i;
+
+	for (i = 0; i < 5; i++) {
+		swap_in_and_drop();
+		page_out();
+		EXPECT_EQ(wrong_pages(mem), 0);
+		swap_in_and_offer();
+		store_all(i);
+		page_out();
+		EXPECT_EQ(wrong_pages(mem), 0);
+	}
+}
+
+TEST_F_TIMEOUT(swapcache, swapped_off_while_dropped, HVA_TIMEOUT)
+{
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		if (i & 1)
+			swap_in_and_drop();
+		else
+			swap_in_and_offer();
+		if (i & 2)
+			store_all(i);
+		ASSERT_TRUE(hva_swap_off());
+		EXPECT_EQ(wrong_pages(mem), 0);
+		hva_discard();
+		EXPECT_EQ(wrong_pages(mem), 0);
+		ASSERT_TRUE(hva_swap_on(MIB(16)));
+	}
+}
+
+/* A slot is freed when nobody needs it: not sooner, and not never */
+TEST_F_TIMEOUT(swapcache, slots_are_freed, HVA_TIMEOUT)
+{
+	long before;
+	int i;
+
+	page_out();
+	load_all();
+	store_all(1);
+	page_out();
+	madvise(mem, SIZE, MADV_DONTNEED);
+	before = hva_meminfo("SwapFree:");
+	for (i = 0; i < 4; i++) {
+		memcpy(mem, want, SIZE);
+		swap_in_and_drop();
+		if (i & 1)
+			store_all(i);
+		if (i & 2)
+			EXPECT_EQ(madvise(mem, SIZE, MADV_FREE), 0);
+		EXPECT_EQ(madvise(mem, SIZE, MADV_DONTNEED), 0);
+	}
+	hva_drop_caches();
+	/* Half of a round; some are in the caches of the CPUs */
+	EXPECT_GE(hva_meminfo("SwapFree:"), before - NR_PAGES * 2);
+}
+
+TEST_F_TIMEOUT(swapcache, freed_lazily_while_dropped, HVA_TIMEOUT)
+{
+	size_t off;
+	int i;
+
+	for (i = 1; i < 5; i++) {
+		swap_in_and_drop();
+		ASSERT_EQ(madvise(mem, SIZE, MADV_FREE), 0);
+		if (i & 1)
+			hva_discard();
+		for (off = 777; off < SIZE; off += hva_page)
+			mem[off] = i;
+		hva_discard();
+		for (off = 0; off < SIZE; off += hva_page) {
+			ASSERT_EQ(mem[off + 777], i);
+			ASSERT_TRUE(!mem[off] || mem[off] == want[off]);
+		}
+		memcpy(mem, want, SIZE);
+	}
+}
+
+TEST_F_TIMEOUT(swapcache, locked_and_moved, HVA_TIMEOUT)
+{
+	char *to = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	swap_in_and_drop();
+	ASSERT_EQ(mlock(mem, SIZE), 0);
+	hva_host_reclaim();
+	EXPECT_EQ(wrong_pages(mem), 0);
+	ASSERT_EQ(munlock(mem, SIZE), 0);
+	swap_in_and_drop();
+	mem = mremap(mem, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	ASSERT_EQ(mem, to);
+	EXPECT_EQ(wrong_pages(mem), 0);
+	store_all(3);
+	hva_discard();
+	EXPECT_EQ(wrong_pages(mem), 0);
+}
+
+/* Swap is short: the slots of pages that have been read again are taken from them */
+TEST_F_TIMEOUT(swapcache, slots_are_needed, HVA_TIMEOUT)
+{
+	char *more = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int i;
+
+	hva_swap_off();
+	ASSERT_TRUE(hva_swap_on(SIZE * 3 / 2));
+	for (i = 0; i < 4; i++) {
+		memset(more, i + 1, SIZE);
+		swap_in_and_drop();
+		EXPECT_EQ(madvise(more, SIZE, MADV_PAGEOUT), 0);
+		ksft_print_msg("%ld KiB of swap are free\n", hva_meminfo("SwapFree:"));
+		if (i & 1)
+			store_all(i);
+		EXPECT_EQ(wrong_pages(mem), 0);
+		madvise(more, SIZE, MADV_DONTNEED);
+	}
+}
+
+TEST_F_TIMEOUT(swapcache, migrated, HVA_TIMEOUT)
+{
+	long moved = 0;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		page_out();
+		hva_take_memory();
+		load_all();
+		hva_offer();
+		if (i & 1)
+			hva_host_reclaim();
+		if (i & 2)
+			store_all(i);
+		moved += hva_compact();
+		EXPECT_EQ(wrong_pages(mem), 0);
+	}
+	/* Where pages are is a matter of luck */
+	EXPECT_GE(moved, NR_PAGES);
+}
+
+/*
+ * Everything at once. The adversary scans and reclaims, and takes the swap away
+ * and gives it back. Each worker knows what has to be in its pages.
+ */
+static struct {
+	atomic_bool stop;
+	atomic_long swapoffs;
+} *shared;
+
+static void adversary(void)
+{
+	unsigned int rnd = 1;
+
+	while (!shared->stop) {
+		hva_scan(1);
+		hva_host_reclaim();
+		if (rand_r(&rnd) % 40 == 0 && hva_swap_off()) {
+			shared->swapoffs++;
+			hva_swap_on(MIB(16));
+		}
+		usleep(1000);
+	}
+	_exit(0);
+}
+
+static void one_step(unsigned int *rnd)
+{
+	size_t off = rand_r(rnd) % NR_PAGES * hva_page, to = rand_r(rnd) % hva_page;
+	size_t len = (rand_r(rnd) % 16 + 1) * hva_page;
+	pid_t child;
+
+	if (off + len > SIZE)
+		len = SIZE - off;
+	switch (rand_r(rnd) % 16) {
+	case 0 ... 3:
+		store(off + to, rand_r(rnd));
+		break;
+	case 4 ... 8:
+		if (memcmp(mem + off, want + off, len)) {
+			fprintf(stderr, "# wrong content near page %zu\n",
+				off / hva_page);
+			_exit(1);
+		}
+		break;
+	case 9 ... 11:
+		madvise(mem + off, len, MADV_PAGEOUT);
+		break;
+	case 12:
+		madvise(mem + off, len, MADV_WILLNEED);
+		break;
+	case 13:
+		mprotect(mem + off, len, PROT_READ);
+		mprotect(mem + off, len, PROT_READ | PROT_WRITE);
+		break;
+	case 14:
+		if (rand_r(rnd) % 8)
+			break;
+		child = fork();
+		if (!child) {
+			store(off + to, 0x77);
+			_exit(wrong_pages(mem) != 0);
+		}
+		store(off, 0x66);
+		if (status_of(child))
+			_exit(2);
+		break;
+	default:
+		usleep(2000);
+		break;
+	}
+}
+
+static void worker(int nr)
+{
+	double end = hva_now() + 2 * SECONDS;
+	unsigned int rnd = getpid();
+
+	hva_fill(want, SIZE, nr, 0);
+	memcpy(mem, want, SIZE);
+	while (hva_now() < end)
+		one_step(&rnd);
+	_exit(wrong_pages(mem) != 0);
+}
+
+#define WORKERS	4
+
+TEST_F_TIMEOUT(swapcache, random_with_swapoff, HVA_TIMEOUT)
+{
+	long dropped = hva_count("hva_discarded"), swapped = hva_count("hva_swapcache");
+	pid_t pid[WORKERS], other;
+	int i;
+
+	shared = mmap(NULL, hva_page, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	other = fork();
+	if (!other)
+		adversary();
+	for (i = 0; i < WORKERS; i++) {
+		pid[i] = fork();
+		if (!pid[i])
+			worker(i);
+	}
+	for (i = 0; i < WORKERS; i++)
+		EXPECT_EQ(status_of(pid[i]), 0);
+	shared->stop = true;
+	EXPECT_EQ(status_of(other), 0);
+	ksft_print_msg("%ld pages offered, %ld found dropped, %ld times swapped off\n",
+		       hva_count("hva_swapcache") - swapped,
+		       hva_count("hva_discarded") - dropped, shared->swapoffs);
+	EXPECT_GE(hva_count("hva_discarded") - dropped, 50);
+	EXPECT_GE(shared->swapoffs, 1);
+}
+
+TEST_HARNESS_MAIN
