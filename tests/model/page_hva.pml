@@ -2,21 +2,42 @@
 /*
  * Model of the protocol in mm/page_hva.c: one folio of one block, a scanner, a
  * host that discards at any moment, two users that look the folio up, read it
- * and write to it, writeback, and reclaim.
+ * and write to it, writeback, and reclaim or truncation.
  *
  * The names are those of the functions that are abstracted. Each line is one
  * atomic step, so the model is sequentially consistent; the barriers are argued
- * in the head comment of mm/page_hva.c.
+ * in the head comment of mm/page_hva.c. What is one step here and several in the
+ * code: freeing, since whoever comes to a folio without references goes away
+ * again; I/O, since whoever stores meanwhile makes the folio dirty after that.
  *
  * Checked: nobody touches a discarded block (a discard fault where there must be
  * none), nobody uses a content that is not the latest one (discarded content
- * used as data, dirty data lost), the reference count never goes wrong, and no
- * process hangs: all of them can always reach their end.
+ * used as data, dirty data lost; what was truncated keeps its content for those
+ * who have it), the reference count never goes wrong and is right in the end,
+ * no lookup is tried again for ever, and no process hangs: all of them can always
+ * reach their end. The scanner waits for what it would try, except once, or one
+ * who is stuck would not be noticed while it goes on.
  *
- * Each MISTAKE_* puts one mistake back in; run.sh makes sure that it is found.
+ * Each MISTAKE_* puts one mistake back in; run.sh makes sure that it is found, by
+ * this assertion:
+ *
+ *	MISTAKE_IGNORES_DIRTY		block != Vz
+ *	MISTAKE_IGNORES_WRITEBACK	block != Vz
+ *	MISTAKE_LOCK_KEPT		invalid end state
+ *	MISTAKE_NO_BUSY			content ==
+ *	MISTAKE_NO_FREEZE		block != Vz
+ *	MISTAKE_NO_FREE_HOOK		block != Vz
+ *	MISTAKE_NO_LOCK			refs > 0
+ *	MISTAKE_NO_RECHECK		block != Vz
+ *	MISTAKE_PUT_WITHOUT_GET		in_cache
+ *	MISTAKE_TEST_BEFORE_REF		block != Vz
+ *	MISTAKE_UPTODATE_LAST		content ==
  */
 
-#define ROUNDS 2		/* how often each user comes back */
+#ifndef PASSES
+#define PASSES	1		/* how often one user comes back */
+#endif
+#define TRIES	4		/* enough for any lookup; a loop takes more */
 
 mtype = { Sr, Sz, Vr, Vz };			/* the block, as the host sees it */
 mtype = { in_use, idle, is_volatile, busy };	/* the folio, as the guest does */
@@ -33,8 +54,18 @@ byte refs = 1;			/* 0: frozen or free; the page cache has one */
 byte content = 1;		/* of the block; 0: zeros */
 byte disk = 1;
 byte latest = 1;		/* what a user has to see */
+byte gone;			/* or what was truncated */
 bool is_free = false;		/* the allocator has it */
-byte users = 0;			/* that are done */
+byte done = 0;			/* processes */
+
+/* frozen_folio_refuses() */
+#if defined(MISTAKE_IGNORES_DIRTY)
+#define flags_refuse	(!uptodate || writeback)
+#elif defined(MISTAKE_IGNORES_WRITEBACK)
+#define flags_refuse	(!uptodate || dirty)
+#else
+#define flags_refuse	(!uptodate || dirty || writeback)
+#endif
 
 /* An access by the CPU to the content. */
 inline access() {
@@ -73,9 +104,53 @@ inline set_stable_if_resident(intact) {
 inline lock_folio() { atomic { !locked -> locked = true } }
 inline unlock_folio() { locked = false }
 
-inline put() { atomic { assert(refs > 0); refs-- } }
+/* page_hva_free() and the allocator with init_on_free */
+inline free() {
+	assert(!in_cache && !locked && !writeback);
+#ifndef MISTAKE_NO_FREE_HOOK
+	set_stable();
+#endif
+	access();
+	content = 0;
+	state = in_use;
+	uptodate = false;
+	gone = 0;
+	is_free = true
+}
 
-/* page_hva_make_stable() */
+inline put() {
+	atomic {
+		assert(refs > 0);
+		refs--;
+		if
+		:: refs == 0 -> free()
+		:: else
+		fi
+	}
+}
+
+/* folio_mark_dirty() does not care for what was truncated. */
+inline mark_dirty() {
+	atomic {
+		if
+		:: in_cache -> dirty = true
+		:: else
+		fi
+	}
+}
+
+inline store() {
+	atomic {
+		access();
+		content++;
+		if
+		:: in_cache -> latest = content
+		:: else -> gone = content
+		fi
+	}
+}
+
+/* __page_hva_make_stable(), make_stable_busy() */
 inline make_stable() {
 #ifdef MISTAKE_NO_BUSY
 	/* Two lookups work on the same volatile folio. */
@@ -115,20 +190,22 @@ inline make_stable() {
 #endif
 }
 
-/* page_hva_make_volatile(), or set idle, for as long as there are users */
+/* page_hva_make_volatile(), freeze_and_set_volatile(), or set idle */
 active proctype scanner() {
+	bool missed;
+
 	do
-	:: users == 2 -> break
+	:: done == 3 -> assert(refs == in_cache); break
 	:: atomic { in_cache && refs > 0 && state == in_use -> state = idle }
 	:: atomic { in_cache && refs > 0 && state == idle -> refs++ };	/* get_candidate() */
 #ifndef MISTAKE_NO_LOCK
 		if
 		:: atomic { !locked -> locked = true }
-		:: locked -> put(); goto next				/* folio_trylock() */
+		:: locked && !missed -> missed = true; put(); goto next	/* folio_trylock() */
 		fi
 #endif
 		if
-		:: in_cache && uptodate && !dirty && !writeback
+		:: in_cache && !flags_refuse
 		:: else -> goto out
 		fi
 #ifdef MISTAKE_NO_FREEZE
@@ -143,12 +220,12 @@ active proctype scanner() {
 		:: refs != 2 -> goto out
 		fi
 #endif
-#ifdef MISTAKE_NO_RECHECK
+#ifdef MISTAKE_NO_RECHECK					/* frozen_folio_refuses() */
 		atomic { set_volatile() }
 		state = is_volatile;
 #else
 		if
-		:: uptodate && !dirty && !writeback && state == idle ->
+		:: !flags_refuse && state == idle ->
 			atomic { set_volatile() }
 			state = is_volatile
 		:: else
@@ -170,102 +247,132 @@ next:		skip
 active proctype host() {
 end:	do
 	:: d_step { block == Vr -> block = Vz; content = 0 }
-	:: users == 2 && block != Vr -> break
+	:: done == 3 && block != Vr -> break
 	od
 }
 
-/* filemap_read() and generic_perform_write() */
-active [2] proctype user() {
+/* filemap_get_read_batch() or __filemap_get_folio(), for reading and writing */
+proctype user(byte rounds) {
 	bool intact;
-	byte round = 0;
+	byte round, tries;
 
 	do
-	:: round == ROUNDS -> break
+	:: round == rounds -> break
 	:: else ->
 		round++;
-repeat:
+repeat:		tries++;
+		assert(tries < TRIES);
 #ifdef MISTAKE_TEST_BEFORE_REF
 		make_stable();
 #endif
 		if
-		:: atomic { in_cache && refs > 0 -> refs++ }		/* folio_try_get() */
+		:: in_cache						/* xas_load() */
 		:: atomic { is_free ->					/* filemap_add_folio() */
 			is_free = false; in_cache = true; refs = 2; locked = true;
-			uptodate = false; state = in_use; block = Sz; content = 0 };
+			uptodate = false; dirty = false; block = Sz };
 			goto refill
-		fi
+		fi;
+		if
+		:: atomic { refs > 0 -> refs++ }			/* folio_try_get() */
+		:: refs == 0 && !in_cache -> goto repeat
+		fi;	/* frozen: wait */
+		if
+		:: in_cache						/* xas_reload() */
+		:: else -> put(); goto repeat
+		fi;
 #ifndef MISTAKE_TEST_BEFORE_REF
 		make_stable();
 #endif
 		if
 		:: uptodate -> goto use
 		:: else
-		fi
+		fi;
 		lock_folio();
 		if
 		:: !in_cache -> unlock_folio(); put(); goto repeat	/* truncated */
 		:: in_cache && uptodate -> unlock_folio(); goto use
 		:: else
-		fi
+		fi;
 refill:		skip;
 		atomic { access(); content = disk };			/* filemap_read_folio() */
 		uptodate = true;
 		unlock_folio();
-use:		skip;
+use:		atomic { intact = false; tries = 0 };			/* fewer states */
 		if
-		:: atomic { access(); assert(content == latest) }	/* read */
-		:: atomic { access(); content++; latest = content };	/* a pinned page */
-			dirty = true
+		:: atomic { access(); assert(content == (in_cache -> latest : gone)) }
+		:: store(); mark_dirty()				/* a pinned page */
 		:: lock_folio();					/* write_begin */
 			if
-			:: in_cache && uptodate ->
-				atomic { access(); content++; latest = content };
-				dirty = true
+			:: in_cache && uptodate -> store(); mark_dirty()
 			:: else
-			fi
+			fi;
+#ifndef MISTAKE_LOCK_KEPT
 			unlock_folio()
-		fi
+#endif
+		fi;
+#ifdef MISTAKE_PUT_WITHOUT_GET
+		if
+		:: round == 1 -> put()
+		:: else
+		fi;
+#endif
 		put()
-	od
-	users++
+	od;
+	done++
 }
 
-/* folio_mkclean() and I/O */
+/* folio_clear_dirty_for_io() and I/O, which is not under the folio lock */
 active proctype writer() {
 end:	do
-	:: atomic { dirty && !locked -> locked = true };
+	:: atomic { dirty && in_cache && !locked -> locked = true };
 		if
-		:: dirty ->
+		:: dirty && in_cache ->
 			dirty = false;
 			writeback = true;
+			unlock_folio();
 			atomic { access(); disk = content };
 			writeback = false
-		:: else
+		:: else -> unlock_folio()
 		fi
-		unlock_folio()
 	od
 }
 
-/* shrink_folio_list(), once, and the allocator with init_on_free */
-active proctype reclaim() {
+/* Once, or never: reclaim or truncation */
+active proctype remove() {
 	if
-	:: users == 2 -> goto done
-	:: atomic { in_cache && refs > 0 && !locked -> refs++; locked = true }
-	fi
-	if
-	:: atomic { !dirty && !writeback && in_cache && refs == 2 -> refs = 0 };
+	:: atomic { in_cache && refs > 0 -> refs++ };			/* shrink_folio_list() */
 		if
-		:: !dirty ->						/* __remove_mapping() */
-			in_cache = false;
-			unlock_folio();
-#ifndef MISTAKE_NO_FREE_HOOK
-			atomic { set_stable() }				/* page_hva_free() */
-#endif
-			atomic { access(); content = 0 };
-			is_free = true
-		:: else -> refs = 2; unlock_folio(); put()
+		:: atomic { !locked -> locked = true }
+		:: locked -> put(); goto out				/* folio_trylock() */
+		fi;
+		if
+		:: atomic { !dirty && !writeback && in_cache && refs == 2 -> refs = 0 };
+			if
+			:: !dirty ->					/* __remove_mapping() */
+				in_cache = false;
+				unlock_folio();
+				atomic { free() }
+			:: else -> refs = 2; unlock_folio(); put()
+			fi
+		:: else -> unlock_folio(); put()
 		fi
-	:: else -> unlock_folio(); put()
-	fi
-done:	skip
+	:: atomic { in_cache && refs > 0 -> refs++ };		/* truncate_inode_pages_range() */
+		lock_folio();
+		!writeback;						/* folio_wait_writeback() */
+		atomic {
+			if
+			:: in_cache -> in_cache = false; refs--; dirty = false;
+				gone = latest; latest = disk
+			:: else
+			fi
+		}
+		unlock_folio();
+		put()
+	:: true
+	fi;
+out:	done++
+}
+
+init {
+	atomic { run user(PASSES + 1); run user(1) }
 }

@@ -2,27 +2,55 @@
 /*
  * Model of the protocol in mm/page_hva.c for folios that stay mapped while they
  * are volatile: one small folio of one block, mapped by a process and sometimes
- * by its child; a scanner, a host that discards at any moment, a process that
- * reads and writes the file, writeback, and reclaim.
+ * by its child; a scanner, a host that discards at any moment, writeback, and one
+ * who reads the file, writes to it, truncates it, or reclaims its memory.
  *
  * As in page_hva.pml, names are those of the functions that are abstracted, and
  * each line is one atomic step; the barriers are argued in mm/page_hva.c. A
  * getter that tests the flag before its reference stands for one without them.
+ * One step here and several in the code: a lookup (page_hva.pml has them all);
+ * reclaim's reference and lock, since before the lock it only has the former, as
+ * the scanner; its freeze and removal, since nobody gets a reference in between.
  *
  * Checked: nobody but a user, who takes the discard fault, touches a discarded
  * block; nobody sees a content that is not the latest one, through a pte, a
- * reference from a pte, or a lookup; counts are never wrong; no process hangs;
- * no fault is tried again for ever; mlocked memory is present and stable.
+ * reference from a pte, or a lookup (what was truncated stays as it was for those
+ * who have it); counts are never wrong; no process hangs; nothing is tried again
+ * for ever; mlocked memory is present and stable, unless it was truncated.
  *
- * Each MISTAKE_* puts one mistake in; run.sh makes sure that it is found.
- * HARMLESS_CHANGES look like mistakes and are none, as long as the scanner holds
+ * HARMLESS_CHANGES look like mistakes and are none. As long as the scanner holds
  * the folio lock: "at most" for the counts, and fault-around's rmap before its
- * reference.
+ * reference. The state of a page cache folio may be tested after the pte was looked
+ * at again, since PG_uptodate tells what was discarded; see page_hva_swap.pml. It
+ * may take two attempts to unmap. These without reclaim and truncation.
+ *
+ * OPEN_FAST_IGNORES_UPTODATE is harmless here (12.1 million states); not part of the check.
+ *
+ * Each MISTAKE_* puts one mistake in; run.sh makes sure that it is found, by this
+ * assertion:
+ *
+ *	MISTAKE_BUSY_IS_STABLE	block != Vz
+ *	MISTAKE_FLAGS_FIRST	block != Vz
+ *	MISTAKE_LOCK_KEPT	invalid end state
+ *	MISTAKE_MLOCK_NO_TEST	truncated
+ *	MISTAKE_NO_LOCK	block != Vz
+ *	MISTAKE_ONLY_TRY_AGAIN	tries<12
+ *	MISTAKE_PUT_WITHOUT_GET	!(in_cache)&&(mapcount==0)
+ *	MISTAKE_STABLE_WHILE_MAPPED	content==latest
+ *	MISTAKE_TEST_BEFORE_REF	block != Vz
+ *	MISTAKE_TWO_LOADS	block != Vz
+ *	MISTAKE_UNMAP_STOPS_AT_MLOCK	intact
  */
 
 #ifndef PASSES
 #define PASSES	1	/* how often the scanner succeeds */
 #endif
+#ifdef HARMLESS_CHANGES
+#define FAILS	1
+#else
+#define FAILS	0
+#endif
+/* how often it takes another attempt to unmap */
 #define TRIES	12	/* enough for any fault; a loop takes more */
 
 mtype = { Sr, Sz, Vr, Vz };			/* the block, as the host sees it */
@@ -33,6 +61,7 @@ mtype state = in_use;
 bool in_cache = true;
 bool uptodate = true;
 bool dirty = false;
+bool writeback = false;
 bool mlocked = false;
 bool locked = false;
 bool is_free = false;		/* the allocator has it */
@@ -45,7 +74,10 @@ bool ptl[2];
 byte content = 1;		/* of the block; 0: zeros */
 byte disk = 1;
 byte latest = 1;		/* what everybody has to see */
+byte gone;			/* or what was truncated */
+bool truncated = false;
 bool vm_locked = false;
+byte fails = 0;
 byte passes = 0;
 byte done = 0;			/* processes */
 
@@ -89,6 +121,8 @@ inline put() {
 			access();
 			content = 0;
 			state = in_use;
+			uptodate = false;
+			mlocked = false;
 			is_free = true
 		:: else
 		fi
@@ -105,7 +139,7 @@ inline try_get(ok) {
 	}
 }
 
-/* __page_hva_make_stable() */
+/* __page_hva_make_stable(), make_stable_busy() */
 inline make_stable(intact) {
 	if
 	:: atomic { state == is_volatile -> state = busy };
@@ -136,7 +170,6 @@ inline make_stable(intact) {
 	fi	/* busy: no guard is true, wait */
 }
 
-/* try_to_unmap(): the ptes of one process after the other, parents first */
 inline unmap_one(m) {
 	lock(ptl[m]);
 	if
@@ -144,12 +177,26 @@ inline unmap_one(m) {
 		mapcount--;
 		put()
 	:: else
-	fi
+	fi;
 	unlock(ptl[m])
 }
 
-/* __page_hva_make_stable_locked() */
-inline make_stable_locked(intact) {
+/* try_to_unmap(): the ptes of one process after the other, parents first */
+inline try_to_unmap(may_fail) {
+	if
+	:: may_fail && fails < FAILS -> fails++
+#ifdef MISTAKE_UNMAP_STOPS_AT_MLOCK
+	:: vm_locked
+	:: !vm_locked -> unmap_one(0)
+#else
+	:: unmap_one(0)
+#endif
+	fi;
+	unmap_one(1)
+}
+
+/* page_hva_make_stable_locked(): is it? */
+inline make_stable_locked(intact, may_fail) {
 	make_stable(intact);
 	if
 #ifdef MISTAKE_BUSY_IS_STABLE
@@ -157,34 +204,43 @@ inline make_stable_locked(intact) {
 #else
 	:: !intact && (state == is_volatile || state == busy) ->
 #endif
-		unmap_one(0);
-		unmap_one(1);
+		try_to_unmap(may_fail);
 		make_stable(intact);
-		assert(state == in_use || state == idle)
+		intact = (state == in_use || state == idle)
+	:: else -> intact = true
+	fi
+}
+
+/* filemap_read_folio(), with the folio locked; or AOP_TRUNCATED_PAGE */
+inline read_folio(intact) {
+	make_stable_locked(intact, true);
+	if
+	:: intact -> atomic { access(); content = disk }; uptodate = true
 	:: else
 	fi
 }
 
-/* filemap_read_folio(), with the folio locked */
-inline read_folio(intact) {
-	make_stable_locked(intact);
-	atomic { access(); content = disk };
-	uptodate = true
-}
-
-/* page_hva_discard(), with a reference */
+/*
+ * page_hva_discard(), with a reference. If there were a reason why a page of a
+ * file cannot be unmapped, this would be SIGBUS.
+ */
 inline discard(intact) {
 	if
 	:: state == is_volatile || state == busy ->
 		lock(locked);
-		make_stable_locked(intact);
-		atomic {					/* mapping_evict_folio() */
-			if
-			:: in_cache && !uptodate && !dirty && refs == 2 ->
-				in_cache = false; refs = 1
-			:: else
-			fi
-		}
+		if
+		:: state == is_volatile || state == busy ->
+			make_stable_locked(intact, false);
+			assert(intact);
+			atomic {				/* mapping_evict_folio() */
+				if
+				:: in_cache && !uptodate && !dirty && !writeback && refs == 2 ->
+					in_cache = false; refs = 1
+				:: else
+				fi
+			}
+		:: else
+		fi;
 		unlock(locked)
 	:: else
 	fi
@@ -223,16 +279,19 @@ inline page_fault(m, intact) {
 		fi
 	:: atomic { is_free ->					/* filemap_add_folio() */
 		is_free = false; in_cache = true; refs = 2; locked = true;
-		uptodate = false; mlocked = false; block = Sz; content = 0 };
+		dirty = false; block = Sz };
 		read_folio(intact);
 		unlock(locked);
 		put()
 	fi
 }
 
+/* The content, with a reference */
+inline look() { atomic { access(); assert(content == (in_cache -> latest : gone)) } }
+
 inline try_again() { tries++; assert(tries < TRIES) }
 
-/* A load by a user, or a copy from one that may sleep: do_discard_fault() */
+/* A load by a user, or a copy from one that may sleep: handle_user_fault() */
 inline touch(m, intact, ok) {
 	tries = 0;
 	do
@@ -280,37 +339,74 @@ inline get_from_pte(m, intact) {
 	od
 }
 
+/* The same without a reference, to populate; see "discarded" there. */
+inline populate(m, intact) {
+	tries = 0;
+	do
+	:: lock(ptl[m]);
+		if
+		:: pte[m] ->
+			make_stable(intact);
+			if
+			:: intact -> unlock(ptl[m]); break
+			:: else ->
+				refs++;
+#ifdef MISTAKE_PUT_WITHOUT_GET
+				put();
+#endif
+				unlock(ptl[m]);
+				discard(intact);
+				put();
+				try_again()
+			fi
+		:: else ->
+			unlock(ptl[m]);
+			page_fault(m, intact);
+			try_again()
+		fi
+	od
+}
+
+/* page_hva_make_stable_fast() */
+inline make_stable_fast(intact, ok) {
+	if
+#ifdef OPEN_FAST_IGNORES_UPTODATE
+	:: ok && !(state == in_use) -> make_stable(intact); ok = intact
+#else
+	:: ok && !(state == in_use && uptodate) -> make_stable(intact); ok = intact && uptodate
+#endif
+	:: else
+	fi
+}
+
 /* gup_fast_pte_range(): without the ptl; gives up easily */
 inline get_from_pte_fast(m, intact, ok) {
 	ok = pte[m];
 	if
-	:: ok -> try_get(ok)
-	:: else
-	fi
-	if
-	:: ok && !pte[m] -> put(); ok = false
-	:: else
-	fi
-	if
-#ifdef MISTAKE_FAST_IGNORES_UPTODATE
-	:: ok && !(state == in_use) ->
-#else
-	:: ok && !(state == in_use && uptodate) ->
-#endif
-		make_stable(intact);
-		ok = intact;
-#ifndef MISTAKE_FAST_IGNORES_UPTODATE
-		ok = ok && uptodate;
-#endif
+	:: ok ->
+		try_get(ok);
 		if
-		:: !ok -> put()
+		:: ok ->
+#ifdef HARMLESS_CHANGES
+			ok = pte[m];
+			make_stable_fast(intact, ok);
+#else
+			make_stable_fast(intact, ok);
+			ok = ok && pte[m];
+#endif
+			if
+			:: !ok -> put()
+			:: else
+			fi
 		:: else
 		fi
 	:: else
 	fi
 }
 
-/* page_hva_make_volatile(), or set idle */
+#define flags_refuse	(!uptodate || dirty || writeback || mlocked)
+
+/* page_hva_make_volatile(), set_mapped_volatile(), or set idle */
 active proctype scanner() {
 	byte count;
 	bool ok;
@@ -320,10 +416,7 @@ active proctype scanner() {
 	:: atomic { passes < PASSES && in_cache && refs > 0 && state == in_use -> state = idle }
 	:: atomic { passes < PASSES && in_cache && refs > 0 && state == idle -> refs++ };
 #ifndef MISTAKE_NO_LOCK
-		if
-		:: atomic { !locked -> locked = true }
-		:: locked -> goto unlocked			/* folio_trylock() */
-		fi;
+		lock(locked);					/* folio_trylock() */
 #endif
 		if
 		:: in_cache
@@ -335,9 +428,9 @@ active proctype scanner() {
 		fi;
 		ok = true;
 #ifdef MISTAKE_FLAGS_FIRST
-		ok = uptodate && !dirty && !mlocked;
+		ok = !flags_refuse;
 #endif
-		/* only_cache_and_ptes_refer() */
+		/* busy_folio_refuses(), only_cache_and_ptes_refer() */
 #ifdef MISTAKE_TWO_LOADS
 		count = mapcount;
 		ok = ok && refs == count + 2;
@@ -349,7 +442,7 @@ active proctype scanner() {
 #endif
 #endif
 #ifndef MISTAKE_FLAGS_FIRST
-		ok = ok && uptodate && !dirty && !mlocked;
+		ok = ok && !flags_refuse;
 #endif
 		if
 		:: ok ->
@@ -360,7 +453,6 @@ active proctype scanner() {
 out:		skip;
 #ifndef MISTAKE_NO_LOCK
 		unlock(locked);
-unlocked:	skip;
 #endif
 		put()
 	od
@@ -382,11 +474,11 @@ active proctype parent() {
 	if
 	:: touch(0, intact, ok)
 	:: get_from_pte(0, intact);				/* GUP, copy-on-write */
-		atomic { access(); assert(content == latest) };
+		look();
 		put()
 	:: get_from_pte_fast(0, intact, ok);
 		if
-		:: ok -> atomic { access(); assert(content == latest) }; put()
+		:: ok -> look(); put()
 		:: else
 		fi
 	:: get_from_pte(0, intact);				/* do_page_mkwrite() */
@@ -409,7 +501,7 @@ active proctype parent() {
 		lock(ptl[0]);
 		if
 		:: pte[0] ->
-			mlocked = true;
+			mlocked = true;				/* mlock_folio() */
 #ifndef MISTAKE_MLOCK_NO_TEST
 			make_stable(intact)
 #endif
@@ -419,17 +511,17 @@ active proctype parent() {
 #ifdef MISTAKE_MLOCK_NO_TEST
 		if
 		:: pte[0] -> skip
-		:: else -> get_from_pte(0, intact); put()
+		:: else -> populate(0, intact)
 		fi;
 #else
-		get_from_pte(0, intact);			/* populate */
-		put();
+		populate(0, intact);
 #endif
-		atomic { assert(pte[0] && state != is_volatile && block != Vr && block != Vz) };
+		atomic { assert(truncated ||
+			(pte[0] && state != is_volatile && block != Vr && block != Vz)) };
 		vm_locked = false;
 		mlocked = false
 	fi;
-	done++
+	atomic { intact = false; ok = false; tries = 0; done++ }	/* fewer states */
 }
 
 /* fork(), touch, exit() */
@@ -448,73 +540,133 @@ active proctype child() {
 	:: true
 	fi;
 	unmap_one(1);						/* zap_pte_range() */
-	done++
+	atomic { intact = false; ok = false; tries = 0; done++ }
 }
 
-/* filemap_read() or generic_perform_write() */
+/* With the folio lock; stops at VM_LOCKED. */
+inline reclaim_one(m) {
+	lock(ptl[m]);
+	if
+	:: pte[m] && !(m == 0 && vm_locked) ->
+		atomic { pte[m] = false; pte_write[m] = false };
+		mapcount--;
+		put()
+	:: else
+	fi;
+	unlock(ptl[m])
+}
+
+/* filemap_read(), generic_perform_write(), or who removes the folio */
 active proctype file() {
 	bool intact;
 	byte tries;
 
-repeat:	skip;
+#ifndef HARMLESS_CHANGES
 	if
-	:: atomic { in_cache && refs > 0 -> refs++ }
-	:: atomic { is_free ->
-		is_free = false; in_cache = true; refs = 2; locked = true;
-		uptodate = false; mlocked = false; block = Sz; content = 0 };
-		read_folio(intact);
+	:: atomic { in_cache && refs > 0 && !locked -> refs++; locked = true };
+		reclaim_one(0);					/* shrink_folio_list() */
+		reclaim_one(1);
+		atomic {					/* __remove_mapping() */
+			if
+			:: in_cache && mapcount == 0 && !dirty && !writeback && refs == 2 ->
+				in_cache = false; refs = 1
+			:: else
+			fi
+		};
 		unlock(locked);
-		goto use
-	fi;
-	if
-	:: make_stable(intact);					/* read() */
-		if
-		:: uptodate -> goto use
-		:: else
-		fi;
+		put();
+		goto out
+	:: atomic { in_cache && refs > 0 -> refs++ };		/* truncate_inode_pages_range() */
 		lock(locked);
+		!writeback;					/* folio_wait_writeback() */
 		if
-		:: !in_cache -> unlock(locked); put(); goto repeat
-		:: in_cache && uptodate
-		:: in_cache && !uptodate -> read_folio(intact)
+		:: in_cache ->
+			truncated = true;
+			unmap_one(0);				/* unmap_mapping_folio() */
+			unmap_one(1);
+			atomic { in_cache = false; refs--; dirty = false;
+				gone = latest; latest = disk }
+		:: else
 		fi;
 		unlock(locked);
-use:		skip;
-		atomic { access(); assert(content == latest) };
+		put();
+		goto out
+	:: true
+	fi;
+#endif
+repeat:	try_again();
+	if
+	:: atomic { in_cache && refs > 0 -> refs++ };
 		if
-		:: true
-		:: atomic { access(); content++; latest = content };	/* a pinned page */
-			dirty = true
+		:: make_stable(intact);				/* read() */
+			if
+			:: uptodate -> goto use
+			:: else
+			fi;
+			lock(locked);
+			if
+			:: !in_cache -> unlock(locked); put(); goto repeat
+			:: in_cache && uptodate
+			:: in_cache && !uptodate ->
+				read_folio(intact);
+				if
+				:: !intact -> unlock(locked); put(); goto repeat
+				:: else
+				fi
+			fi;
+			unlock(locked)
+		:: lock(locked);				/* write_begin() */
+			if
+			:: !in_cache -> unlock(locked); put(); goto repeat
+			:: else
+			fi;
+			make_stable_locked(intact, true);
+			if
+			:: !intact -> unlock(locked); put(); goto repeat
+			:: else
+			fi;
+			if
+			:: !uptodate -> atomic { access(); content = disk }; uptodate = true
+			:: else
+			fi;
+			atomic { access(); assert(content == latest); content++; latest = content };
+			dirty = true;
+#ifndef MISTAKE_LOCK_KEPT
+			unlock(locked);
+#endif
+			goto unused
 		fi
-	:: lock(locked);					/* write_begin() */
-		if
-		:: !in_cache -> unlock(locked); put(); goto repeat
-		:: else
-		fi;
-		make_stable_locked(intact);
-		if
-		:: !uptodate -> atomic { access(); content = disk }; uptodate = true
-		:: else
-		fi;
-		atomic { access(); assert(content == latest); content++; latest = content };
-		dirty = true;
+	:: atomic { is_free ->					/* filemap_add_folio() */
+		is_free = false; in_cache = true; refs = 2; locked = true;
+		dirty = false; block = Sz };
+		read_folio(intact);
 		unlock(locked)
 	fi;
-	put();
-	done++
+use:	atomic { intact = false; tries = 0 };
+	look();
+	if
+	:: true
+	:: atomic { access(); content++;			/* a pinned page */
+		latest = (in_cache -> content : latest) };
+		dirty = in_cache
+	fi;
+unused:	put();
+out:	atomic { intact = false; tries = 0; done++ }
 }
 
 /* folio_clear_dirty_for_io(), folio_mkclean() and I/O */
 active proctype writer() {
 end:	do
-	:: atomic { dirty && !locked -> locked = true };
+	:: atomic { dirty && in_cache && !locked -> locked = true };
 		if
-		:: dirty ->
+		:: dirty && in_cache ->
 			atomic { pte_write[0] = false; pte_write[1] = false };
 			dirty = false;
-			atomic { access(); disk = content }
-		:: else
-		fi;
-		unlock(locked)
+			writeback = true;
+			unlock(locked);
+			atomic { access(); disk = content };
+			writeback = false
+		:: else -> unlock(locked)
+		fi
 	od
 }
