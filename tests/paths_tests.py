@@ -1,13 +1,14 @@
 """Every file system, every switch: what main job and kselftests do not come by."""
 
 import contextlib
+import json
 import re
 import subprocess
-import time
 
 import hva
-from hva import BUILD, PAGE, Guest
+from hva import BUILD, PAGE, TOP, Guest
 from run import Skip, limit
+from guest_tests import KUNIT, KUNIT_MODES, Summary, nothing_to_test
 import tap
 
 # pylint: disable=missing-function-docstring
@@ -157,18 +158,6 @@ def test_file_systems_eager(ctx):
 
 # --- the kselftests of reading and writing, on file systems that can be written ------------
 
-class Summary:
-    """Takes the place of a Context for one program: its parts as one result."""
-
-    def __init__(self):
-        self.count, self.failed = {"pass": 0, "fail": 0, "skip": 0}, []
-
-    def part(self, name, result, _=""):
-        self.count[result] += 1
-        if result == "fail":
-            self.failed.append(name)
-
-
 # How the empty file system on the disk is mounted; xfs and ext4 have tests of their own
 WRITABLE = {
     "ext4_1k": ("mke2fs -q -t ext4 -b 1024 {image}", "mount -t ext4 {disk} /mnt"),
@@ -182,12 +171,18 @@ WRITABLE_ON_OTHERS = {
     "loop": ("mke2fs -q -t ext4 {image}", "cp {disk} /scratch/image; mount -o loop -t ext4 /scratch/image /mnt"),
     "9p": (None, "mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,msize=262144 share /mnt"),
 }
+# Tests of mapped_test that a file system cannot have, and why
+WITHOUT = {
+    "9p": ("found_but_not_read",),                          # no RWF_NOWAIT
+    "overlayfs": ("found_but_not_read",),                   # no RWF_NOWAIT
+    "vfat": ("found_but_not_read",),                        # no RWF_NOWAIT
+}
 
 
 def refill_on_file_systems(ctx, mounts, **guest):
     images = {name: FileSystem(None, make, size=320 if make else 0) for name, (make, _) in mounts.items() if make}
     if "loop" in images:
-        images["loop"].size = 64                            # it is copied, in the guest
+        images["loop"].size = 128                           # it is copied, in the guest
     images = {name: empty_image(f"empty-{name}-{fs.size}", fs) for name, fs in images.items()}
     share = ctx.results / "share"
     share.mkdir()
@@ -198,12 +193,15 @@ def refill_on_file_systems(ctx, mounts, **guest):
         for name, (make, how) in mounts.items():
             nr = 1 + list(images).index(name) if make else 0
             g.check(how.format(disk=f"/dev/disk{nr}"))
-            for program in "refill_test", "access_test":
-                status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/mnt ./{program}", timeout=280)
+            for program in "refill_test", "access_test", "mapped_test":
+                options = ""
+                if program == "mapped_test":                # a private mapping has the reads of a shared one, and copies
+                    options = " ".join(f"-T {test}" for test in WITHOUT.get(name, ())) + " -v private"
+                status, text = g.run(f"cd /selftests && PAGE_HVA_DIR=/mnt ./{program} {options}", timeout=280)
                 print(name, text)
                 summary = Summary()
                 tap.report(summary, text, status, program)
-                ctx.part(f"{name}.{program}", "fail" if summary.failed else "pass", " ".join(summary.failed))
+                ctx.part(f"{name}.{program}", "fail" if summary.failed else "pass", " ".join(summary.failed) or str(summary))
             g.check("umount /mnt")
         finish(g)
 
@@ -236,13 +234,16 @@ VALUES = {
     "page_hva=off": "off",
     "page_hva=on": "on",
     "page_hva=mapped": "mapped",
-    "page_hva=lazyfree": "mapped",
-    "page_hva=full": "mapped",
+    "page_hva=lazyfree": "lazyfree",
+    "page_hva=full": "full",
     "page_hva=force": "mapped",
     "page_hva=force,on": "on",
     "page_hva=off,on": "on",
     "page_hva=on,off": "off",
     "page_hva=on,mapped": "mapped",
+    "page_hva=full,mapped": "mapped",
+    "page_hva=on,lazyfree": "lazyfree",
+    "page_hva=full,lazyfree": "lazyfree",
     "page_hva=nonsense": "mapped",
     "page_hva=nonsense,off": "off",
     "page_hva=": "mapped",
@@ -283,7 +284,9 @@ def boot_with(ctx, name, append, want, do="", **guest):
         with Guest(ctx.results / name, disks=[disk.image, disk.manifest], append=append, **guest) as g:
             mode = g.mode()
             assert mode == want, f"mode {mode}"
-            if do:
+            if callable(do):
+                do(g)
+            elif do:
                 g.check(do)
             discarded = read_twice(g, disk)
             pages = disk.bytes // PAGE
@@ -301,19 +304,30 @@ def boot_with(ctx, name, append, want, do="", **guest):
         return None
 
 
-@limit(240, cores=1)
-def test_boot_values(ctx):
-    """A value of page_hva= is either understood or refused aloud."""
-    for append, want in VALUES.items():
+def values(ctx, chosen, **guest):
+    for append, want in chosen.items():
         name = append.replace("page_hva", "value").replace(",", "_") + ("empty" if append.endswith("=") else "")
-        console = boot_with(ctx, name.replace("=", "_"), append, want, cpus=1, mem=256)
+        console = boot_with(ctx, name.replace("=", "_"), append, want, mem=256, **guest)
         if console is None:
             continue
         unknown = [w for w in append.partition("=")[2].split(",") if f"ignoring unknown option '{w}'" in console]
         known = [w for w in append.partition("=")[2].split(",") if w and w not in unknown]
-        ok = set(known) <= {"on", "off", "force", "mapped"}
+        ok = set(known) <= {"on", "off", "force", "mapped", "lazyfree", "full"}
         ok = ok and ("nonsense" in unknown) == ("nonsense" in append)
         ctx.part(name.replace("=", "_"), "pass" if ok else "fail", "" if ok else f"understood {known}, ignored {unknown}")
+
+
+@limit(240, cores=1)
+def test_boot_values(ctx):
+    """A value of page_hva= is either understood or refused aloud."""
+    values(ctx, VALUES, cpus=1)
+
+
+@limit(240, cores=1)
+def test_boot_values_eager_4_cpus(ctx):
+    """Those that make a difference after the boot."""
+    values(ctx, {append: want for append, want in VALUES.items() if append[9:] in KUNIT_MODES},
+           cpus=4, discard="eager")
 
 
 def switches(ctx, **guest):
@@ -359,7 +373,7 @@ def test_boot_lying_host(ctx):
     if "x-discard-fault=" not in text:
         raise Skip("this QEMU cannot lie (s390-storage_attributes-qemu.x-discard-fault)")
     lie = ("-global", "s390-storage_attributes-qemu.x-discard-fault=off")
-    console = boot_with(ctx, "found_out", "", "unused", extra=lie)
+    console = boot_with(ctx, "found_out", KUNIT, "unused", nothing_to_test, extra=lie)
     if console is not None:
         ok = "no proof of the discard fault" in console
         ctx.part("found_out", "pass" if ok else "fail", "" if ok else "the log does not say so")
@@ -373,32 +387,6 @@ def test_boot_lying_host(ctx):
 
 # --- the next kernel -----------------------------------------------------------------------
 
-def kernels_disk(ctx, *images):
-    """Kernels and the guest image, to be loaded by kexec."""
-    top = ctx.results / "kernels"
-    top.mkdir()
-    for name in (*images, "guest.cpio.gz"):
-        (top / name).hardlink_to(hva.OUT / name)
-    image = ctx.results / "kernels.img"
-    hva.command(["mke2fs", "-q", "-t", "ext4", "-d", top, image, "64m"], "making kernels.img", env=hva.SBIN,
-                stdout=subprocess.DEVNULL)
-    return image
-
-
-def load_kernel(guest, how, kernel, append):
-    cmdline = f"console=ttysclp0 panic=-1 hva.disks=3 {append}"
-    guest.check("mkdir -p /kernels; mount -t ext4 -o ro /dev/disk2 /kernels; "
-                f"kexec {how} /kernels/{kernel} /kernels/guest.cpio.gz '{cmdline}'")
-
-
-def wait_for_next(guest, command, seconds=60):
-    """Send a command that ends this kernel; back when the next one is ready."""
-    guest.send(command)
-    deadline = time.monotonic() + seconds
-    while guest.readline(deadline, "the boot of the next kernel") != b"ready":
-        pass
-
-
 def volatile_blocks(guest):
     states = guest.states()
     return states["volatile-resident"] + states["volatile-zero"]
@@ -410,7 +398,7 @@ def guest_with_discards(ctx, name, *images, **options):
     disk = hva.Disk(FILES, 32, name="paths")
     ctx = type(ctx)(f"{ctx.name}/{name}")
     ctx.results.mkdir()
-    with Guest(ctx.results, disks=[disk.image, disk.manifest, kernels_disk(ctx, *images)], **options) as g:
+    with Guest(ctx.results, disks=[disk.image, disk.manifest, hva.kernels_disk(ctx.results, *images)], **options) as g:
         hva.mount_files(g, disk)
         assert hva.verify(g, "mmap")[2] == 0
         yield g, disk
@@ -427,9 +415,9 @@ def kexec_to(ctx, kernel, want, append=""):
     name = kernel.lower() + append.replace("=", "_").replace(" ", "_")
     try:
         with guest_with_discards(ctx, name, kernel, mem=384) as (g, disk):
-            load_kernel(g, "load", kernel, append)
+            g.load_kernel(2, "load", kernel, append)
             discard_all(g)
-            wait_for_next(g, "kexec start")
+            g.next_kernel()
             left = volatile_blocks(g)
             assert left < 100, f"{left} blocks were left volatile to the next kernel"
             mode = g.mode()
@@ -454,12 +442,12 @@ def test_kexec(ctx):
 def test_kdump(ctx):
     """After a panic with most of the page cache discarded every byte of the dump can be read."""
     with guest_with_discards(ctx, "guest", "bzImage", mem=384, append="crashkernel=160M") as (g, disk):
-        load_kernel(g, "panic", "bzImage", "")
+        g.load_kernel(2, "panic", "bzImage")
         # Something to look for in the dump
         g.check("for i in $(seq 2000); do echo page_hva_needle_$i; done >/tmp/needles")
         discard_all(g)
         g.expect_splat = rb"."
-        wait_for_next(g, "echo c >/proc/sysrq-trigger")
+        g.next_kernel("echo c >/proc/sysrq-trigger")
         crashed = len(g.console())
         left = volatile_blocks(g)
         assert left < 100, f"{left} blocks were left volatile to the kdump kernel"
@@ -475,3 +463,57 @@ def test_kdump(ctx):
         g.expect_splat = rb"^$"
         assert b"page_hva: unexpected" not in g.console()
         assert not [line for line in g.console()[crashed:].split(b"\n") if hva.SPLAT.search(line)]
+
+
+# --- torture, short ---------------------------------------------------------------------------
+
+def torture(ctx, *args):
+    """(exit status, report.json) of scripts/torture."""
+    res = subprocess.run([TOP / "scripts/torture", "--results", ctx.results / "run", *args], stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, check=False)
+    print(res.stdout)
+    report = ctx.results / "run/report.json"
+    assert report.exists(), f"status {res.returncode}: {res.stdout.strip()[-300:]}"
+    return res.returncode, json.loads(report.read_text())
+
+
+@limit(1500)
+def test_torture(ctx):
+    """Ten minutes, as three guests at once: every program goes on after the kexec, and has verified something."""
+    status, report = torture(ctx, "--minutes", "10", "--at-once", "3")
+    figures = ", ".join(f"{k} {v}" for k, v in report["total"].items())
+    assert not report["failures"], f"{report['failures'][0]} ({figures})"
+    assert status == 0 and report["total"]["mismatches"] == 0, figures
+    assert len(report["legs"]) == 3, report["legs"].keys()
+    for name, leg in report["legs"].items():
+        seldom = {"mismatches", "migrations", "memory offline", "swapped out", "reclaimed", "faults in the kernel",
+                  *(["CPUs offline"] if "-1-" in name else []),
+                  # Each mode has its own; what it must have, torture itself asks for
+                  "lazily freed", "potentially volatile", "in the swap cache"}
+        assert not [k for k, v in leg.items() if v == 0 and k not in seldom], f"{name}: {leg}"
+    assert report["total"]["memory offline"] > 0 and report["total"]["migrations"] > 0 and report["total"]["swapped out"] > 0, figures
+    ctx.part("three_guests", "pass", figures)
+
+
+# stress-ng's files have no names
+BREAKABLE = "fsx", "churn", "freed", "fio", "sqlite", "postgres", "git", "tree", "build"
+
+
+@limit(900, cores=1)
+def test_torture_notices_wrong_bytes(ctx):
+    """Negative control: a byte of each program's files changes, and one between two kernels."""
+    status, report = torture(ctx, "--minutes", "1", "--fs", "ext4", "--discard", "demand", "--cpus", "2", "--load", ",".join(BREAKABLE),
+                             "--break-bytes")
+    text = "\n".join(report["failures"])
+    assert status == 1 and report["total"]["mismatches"] > 3, f"{text or report['total']}"
+    assert re.search(r"after kexec: WRONG", text), text
+    unnoticed = [load for load in BREAKABLE if f": {load}: status" not in text]
+    assert not unnoticed, f"not noticed by {' '.join(unnoticed)}"
+
+
+@limit(300, cores=1)
+def test_torture_notices_that_nothing_is_dropped(ctx):
+    """Negative control: the loads run with less than the leg says."""
+    status, report = torture(ctx, "--minutes", "0.5", "--fs", "ext4", "--discard", "demand", "--cpus", "2", "--load", "fsx,freed",
+                             "--page-hva", "full", "--append", "page_hva=off")
+    assert status == 1 and any("nothing was tried" in f for f in report["failures"]), report["failures"]
