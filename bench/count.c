@@ -7,9 +7,12 @@
  * CONDITION with mask 0 and the displacement 0xb00 + n (operation n begins) or
  * 0xe00 (it ends).  Each pair gives one line of FILE:
  *
- *   n instructions essa0 essa1 ... essa7
+ *   n instructions essa0 essa1 ... essa7 iske sske rrbe ipte flush
  *
- * The last eight are the ESSA instructions among them, by command.
+ * All but the first are instructions: ESSA by command, those for storage keys,
+ * and those for TLBs: IPTE flushes a page, "flush" are the ones for which TCG
+ * flushes a whole TLB (QEMU's own counter of full flushes, in "info jit", stays 0:
+ * it waits for 16 MMU indexes to be in use at a time).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -27,7 +30,9 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 struct counters {
 	uint64_t instructions;
 	uint64_t essa[8];
+	uint64_t iske, sske, rrbe, ipte, flush;
 };
+#define NR_COUNTERS	(sizeof(struct counters) / sizeof(uint64_t))
 
 static struct qemu_plugin_scoreboard *board;
 static struct counters at_begin;
@@ -44,14 +49,14 @@ static void begin_operation(unsigned int cpu, void *op)
 
 static void end_operation(unsigned int cpu, void *unused)
 {
-	struct counters *now = qemu_plugin_scoreboard_find(board, cpu);
+	const uint64_t *now = qemu_plugin_scoreboard_find(board, cpu);
+	const uint64_t *then = (const uint64_t *)&at_begin;
 
 	if (running == NO_OP)
 		return;
-	fprintf(out, "%" PRIuPTR " %" PRIu64, running,
-		now->instructions - at_begin.instructions);
-	for (int i = 0; i < 8; i++)
-		fprintf(out, " %" PRIu64, now->essa[i] - at_begin.essa[i]);
+	fprintf(out, "%" PRIuPTR, running);
+	for (size_t i = 0; i < NR_COUNTERS; i++)
+		fprintf(out, " %" PRIu64, now[i] - then[i]);
 	fputc('\n', out);
 	running = NO_OP;
 }
@@ -64,15 +69,40 @@ static void count(struct qemu_plugin_insn *insn, size_t offset)
 		insn, QEMU_PLUGIN_INLINE_ADD_U64, counter, 1);
 }
 
+static const struct {
+	unsigned int opcode;
+	size_t counter;
+} counted[] = {
+#define COUNTER(name)	offsetof(struct counters, name)
+	{ 0xb229, COUNTER(iske) },
+	{ 0xb22b, COUNTER(sske) },
+	{ 0xb22b, COUNTER(flush) },
+	{ 0xb22a, COUNTER(rrbe) },
+	{ 0xb22a, COUNTER(flush) },
+	{ 0xb221, COUNTER(ipte) },
+	{ 0xb98e, COUNTER(flush) },	/* IDTE */
+	{ 0xb98f, COUNTER(flush) },	/* CRDTE */
+	{ 0xb20d, COUNTER(flush) },	/* PTLB */
+	{ 0xb250, COUNTER(flush) },	/* CSP */
+	{ 0xb98a, COUNTER(flush) },	/* CSPG */
+};
+
 static void look_at_instruction(struct qemu_plugin_insn *insn)
 {
 	uint8_t code[6] = {};
-	unsigned int mark;
+	unsigned int opcode, mark;
 
 	qemu_plugin_insn_data(insn, code, sizeof(code));
 	count(insn, offsetof(struct counters, instructions));
-	if (code[0] == 0xb9 && code[1] == 0xab)
+	opcode = code[0] << 8 | code[1];
+	if (opcode == 0xb9ab)
 		count(insn, offsetof(struct counters, essa[code[2] >> 4 & 7]));
+	/* LCTL, LCTLG */
+	if (code[0] == 0xb7 || (code[0] == 0xeb && code[5] == 0x2f))
+		count(insn, COUNTER(flush));
+	for (size_t i = 0; i < sizeof(counted) / sizeof(counted[0]); i++)
+		if (opcode == counted[i].opcode)
+			count(insn, counted[i].counter);
 	if (code[0] != 0x47 || code[1] != 0)
 		return;
 	mark = code[2] << 8 | code[3];

@@ -213,6 +213,32 @@ static void map_volatile(int round)
 	map_big(PROT_READ, MAP_SHARED);
 }
 
+static void map_cold(int round)
+{
+	make_cold(round);
+	map_big(PROT_READ, MAP_PRIVATE);
+	must(!madvise(map, BIG_SIZE, MADV_RANDOM), "madvise");
+}
+
+/* What was touched stays mapped, and is volatile and dropped while it is. */
+static void map_discarded(int round)
+{
+	if (round)
+		return;
+	make_hot(0);
+	map_big(PROT_READ, MAP_PRIVATE);
+	must(!madvise(map, BIG_SIZE, MADV_RANDOM), "madvise");
+	for (unsigned long at = 0; at < BIG_SIZE; at += PAGE)
+		*(volatile unsigned char *)(map + at);
+	make_discarded(0);
+}
+
+static void unmap_discarded(int round)
+{
+	if (round == ROUNDS - 1)
+		unmap_big(round);
+}
+
 static void anonymous(int round)
 {
 	map = mmap(NULL, BIG_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -282,6 +308,8 @@ static const struct op {
 	{ "miss_4k", "pread of 4 KiB that are not in the page cache", make_cold, read_4k, nothing, ROUNDS },
 	{ "volatile_4k", "pread of 4 KiB that are volatile", make_volatile, read_4k, nothing, ROUNDS, true },
 	{ "volatile_fault", "first load from a mapped file, 16 pages are volatile", map_volatile, touch_map, unmap_big, ROUNDS, true },
+	{ "miss_fault", "first load from a mapped file, the page is not in the page cache", map_cold, touch_map, unmap_big, ROUNDS },
+	{ "discarded_map", "load from a mapped page that was discarded", map_discarded, touch_map, unmap_discarded, ROUNDS, true },
 	{ "discarded_4k", "pread of 4 KiB that were discarded", make_discarded, read_4k, nothing, ROUNDS, true },
 	{ "scan", "pass of the scanner, 16 MiB of file pages: hot, idle, volatile", prepare_scan, scan_once, nothing, 12, true },
 };
