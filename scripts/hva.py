@@ -46,8 +46,11 @@ class HvaError(Exception):
 class QMP:
     """A QMP connection; collects events."""
 
+    SECONDS = 120                                   # no command of ours takes so long
+
     def __init__(self, path, process):
         self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.SECONDS)
         connect(self.sock, path, process)
         self.file = self.sock.makefile("rwb")
         self.events = []
@@ -56,7 +59,7 @@ class QMP:
         self.command("qmp_capabilities")
 
     def command(self, name, **arguments):
-        """The result of a command; HvaError when QEMU refuses it."""
+        """The result of a command; HvaError when QEMU refuses it, or does not answer."""
         with self.lock:
             msg = {"execute": name}
             if arguments:
@@ -64,7 +67,10 @@ class QMP:
             self.file.write(json.dumps(msg).encode() + b"\n")
             self.file.flush()
             while True:
-                line = self.file.readline()
+                try:
+                    line = self.file.readline()
+                except TimeoutError:
+                    raise HvaError(f"QEMU did not answer the QMP command {name} in {self.SECONDS} seconds") from None
                 if not line:
                     raise HvaError(f"QEMU ended during the QMP command {name}")
                 answer = json.loads(line)
@@ -97,15 +103,17 @@ class Guest:
     BOOT_SECONDS = 60
 
     def __init__(self, results, *, kernel="bzImage", cpus=2, mem=512, cpu="max", page_hva=None,
-                 discard=None, disks=(), append="", say=None, thread="multi", extra=(), movable=False):
+                 discard=None, disks=(), append="", say=None, thread="multi", extra=(), movable=False, read_only=()):
         self.results = Path(results)
         self.results.mkdir(parents=True, exist_ok=True)
         self.console_path = self.results / "console.log"
         self.say = say or (lambda text: None)
         self.lines = []                             # what guest programs logged through the host port
-        self.expect_splat = None                    # a test that provokes one sets a regex (bytes)
+        self.expect_splat = None                    # a test that provokes one sets a regex (bytes) for its lines
+        self.known_splat = None                     # regex (bytes) of whole reports that are none of ours
         self.process = self.qmp = self.sockets = None
-        cmdline = f"console=ttysclp0 panic=-1 hva.disks={len(disks)} {append}"
+        self.cmdline = f"console=ttysclp0 panic=-1 hva.disks={len(disks)}"
+        cmdline = f"{self.cmdline} {append}"
         if page_hva is not None:
             cmdline += f" page_hva={page_hva}"
         if discard and not discard.startswith("demand"):
@@ -129,8 +137,8 @@ class Guest:
         ]
         for n, disk in enumerate(disks):
             # Writes of the guest go to a temporary file: an image can be used again. Not if two QEMUs need it.
-            snapshot = "off" if movable else "on"
-            self.args += ["-drive", f"if=none,id=disk{n},file={disk},format=raw,snapshot={snapshot}",
+            how = "readonly=on" if n in read_only else f"snapshot={'off' if movable else 'on'}"
+            self.args += ["-drive", f"if=none,id=disk{n},file={disk},format=raw,{how}",
                           "-device", f"virtio-blk-ccw,drive=disk{n},serial=disk{n}"]
         self.args += extra
 
@@ -237,8 +245,22 @@ class Guest:
                 raise HvaError(f"no answer in time from the guest during {what}" + self.why())
 
     def why(self):
+        """What there is to know about a guest that does not answer; all registers go to registers.log."""
         splats = self.splats()
-        return f": {splats[0]}" if splats else ""
+        if splats:
+            return f": {splats[0]}"
+        last = self.console().decode(errors="replace").strip().rpartition("\n")[2]
+        return f"; {self.where()}; the console ends with: {last}"
+
+    def where(self):
+        if self.process.poll() is not None:
+            return f"QEMU ended with status {self.process.returncode}"
+        try:
+            text = self.qmp.command("human-monitor-command", **{"command-line": "info registers -a"})
+        except (HvaError, OSError) as err:
+            return str(err)
+        (self.results / "registers.log").write_text(text)
+        return "PSWs " + ", ".join(re.findall(r"PSW=mask (\w+ addr \w+)", text))
 
     def readline(self, deadline, what):
         while b"\n" not in self.buffer:
@@ -287,6 +309,21 @@ class Guest:
             except OSError:
                 return
 
+    # --- the next kernel ------------------------------------------------------------
+
+    def load_kernel(self, disk, how, kernel, append=""):
+        """Load a kernel from disk number `disk`, a kernels_disk(): "load" for next_kernel(), "panic" for a panic."""
+        self.check(f"mkdir -p /kernels; mount -t ext4 -o ro /dev/disk{disk} /kernels && "
+                   f"kexec {how} /kernels/{kernel} /kernels/guest.cpio.gz '{self.cmdline} {append}'")
+
+    def next_kernel(self, command="kexec start", seconds=60):
+        """Send a command that ends this kernel; back when the next one is ready."""
+        self.send(command)
+        deadline = time.monotonic() + seconds
+        while (line := self.readline(deadline, "the boot of the next kernel")) != b"ready":
+            if re.fullmatch(rb"\d+ \d+", line):
+                raise HvaError(f"{command} failed: {self.readline(deadline, command).decode(errors='replace')}")
+
     # --- figures --------------------------------------------------------------------
 
     def reclaim(self, size=None):
@@ -334,7 +371,8 @@ class Guest:
 
     def splats(self):
         """Lines of the console that must not be there."""
-        return [line.decode(errors="replace").strip() for line in self.console().split(b"\n")
+        console = re.sub(self.known_splat, b"", self.console()) if self.known_splat else self.console()
+        return [line.decode(errors="replace").strip() for line in console.split(b"\n")
                 if SPLAT.search(line) and not (self.expect_splat and re.search(self.expect_splat, line))]
 
 
@@ -471,6 +509,18 @@ def scratch_disk(fs, size_mib=1024):
     return image
 
 
+def kernels_disk(results, *images):
+    """Kernels and the guest image, to be loaded by kexec."""
+    top = results / "kernels"
+    top.mkdir(parents=True)
+    for name in (*images, "guest.cpio.gz"):
+        (top / name).hardlink_to(OUT / name)
+    image = results / "kernels.img"
+    command(["mke2fs", "-q", "-t", "ext4", "-d", top, image, "64m"], "making kernels.img", env=SBIN,
+            stdout=subprocess.DEVNULL)
+    return image
+
+
 SBIN = {**os.environ, "PATH": os.environ["PATH"] + ":/sbin:/usr/sbin"}
 
 
@@ -505,9 +555,9 @@ def mount_files(guest, disk, broken=False):
         guest.check("sed -i 's/^0/1/;t;s/^./0/' /tmp/manifest")
 
 
-def verify(guest, how, jobs=2, timeout=300):
+def verify(guest, how, jobs=2, timeout=300, where="/mnt", manifest="/tmp/manifest"):
     """Compare all files with the manifest, by "read" or "mmap": (files, bytes, wrong, text)."""
-    status, text = guest.run(f"files {how} /mnt /tmp/manifest {jobs}", timeout)
+    status, text = guest.run(f"files {how} {where} {manifest} {jobs}", timeout)
     found = re.search(r"^files (\d+) bytes (\d+) wrong (\d+)$", text, re.M)
     if not found or status > 1:
         raise HvaError(f"the guest could not read its files: {text.strip()[-300:]}")

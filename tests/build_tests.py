@@ -45,3 +45,8 @@ def test_no_compiler_warnings_in_our_files(_):
 def test_option_off_changes_no_code(ctx):
     """What the series touches, for s390 and x86_64: the code is that of the base."""
     tap.run(ctx, [TOP / "tests/same-object", "s390", "x86_64"])
+
+
+def test_every_hook_has_a_switch(_):
+    """A hook that tests/hooks does not know, or finds no more, has no negative control."""
+    sh("tests/hooks -l")

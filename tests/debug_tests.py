@@ -2,7 +2,8 @@
 
 import hva
 from run import limit
-from guest_tests import io_errors, kselftests
+from guest_tests import HOSTS, io_errors, kselftests, kunit
+from paths_tests import boot_with
 
 # pylint: disable=missing-function-docstring
 
@@ -22,10 +23,32 @@ def test_kselftest_eager_4_cpus_unmapped(ctx):
     kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768, timeout=1200, append="page_hva=on")
 
 
+@limit(2400)
+def test_kselftest_full_eager_4_cpus(ctx):
+    """Memory without a file, too."""
+    kselftests(ctx, cpus=4, discard="eager", kernel="bzImage-debug", mem=768, timeout=1200, append="page_hva=full", short=True)
+
+
+@limit(2400)
+def test_kselftest_full_demand_2_cpus(ctx):
+    kselftests(ctx, cpus=2, discard="demand", fs="xfs", kernel="bzImage-debug", mem=768, timeout=1200, append="page_hva=full",
+               short=True)
+
+
 @limit(600)
 def test_kselftest_small_kernel(ctx):
     """Without modules, memory cgroups, multi-generational LRU and huge pages."""
     kselftests(ctx, cpus=2, discard="eager", kernel="bzImage-small")
+
+
+@limit(240, cores=1)
+def test_boot_small_kernel(ctx):
+    """And what page_hva= makes of it: KUnit, files right before and after a discard."""
+    for mode in "on", "mapped", "full":
+        for host in HOSTS:
+            kunit(ctx, mode, *host, kernel="bzImage-small")
+        if boot_with(ctx, mode, f"page_hva={mode}", mode, cpus=4, discard="eager", mem=256, kernel="bzImage-small") is not None:
+            ctx.part(mode, "pass")
 
 
 @limit(600)
