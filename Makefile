@@ -12,11 +12,12 @@ help:
 	@echo 'make check           all tests (T=name: only those whose name contains it)'
 	@echo 'make stress-host     QEMU, 4 guest CPUs and a reclaimer for minutes: migration, snapshots (S=180: seconds each)'
 	@echo 'make check-debug     the kselftests on a kernel with lockdep, DEBUG_VM, ...'
-	@echo 'make check-sanitizers  the kselftests under KASAN and KCSAN, QEMU under ASan and UBSan'
+	@echo 'make check-sanitizers  the kselftests under KASAN and KCSAN, QEMU under ASan, UBSan and TSan'
 	@echo "make check-kselftests  the kernel's own selftests, with the option off and with dropped pages: any worse?"
 	@echo 'make check-hooks     which test notices when a hook of the kernel series is taken out?'
+	@echo 'make check-controls  do the tests of the host notice what is taken out of QEMU?'
 	@echo 'make check-plain     does the series go onto a kernel.org tree?'
-	@echo 'make bench           measurements: instructions per operation, coverage, an idle guest (B=ops: only these)'
+	@echo 'make bench           measurements: instructions per operation and of MADV_FREE, coverage, an idle guest (B=ops: one)'
 	@echo 'make torture         real programs on ext4, xfs and btrfs while the host drops blocks (MINUTES=10)'
 	@echo 'make shell           an interactive guest (ends with poweroff or C-a x)'
 	@echo
@@ -65,6 +66,7 @@ check-debug: qemu guest
 	@tests/run debug.
 check-sanitizers: qemu guest
 	@scripts/qemu sanitize
+	@scripts/qemu tsan
 	@scripts/kernel on kasan
 	@scripts/kernel on kcsan
 	@tests/run sanitizers.
@@ -72,9 +74,11 @@ check-kselftests: qemu kernel guest
 	@tests/kselftests $(T)
 check-hooks: qemu guest
 	@tests/hooks $(T)
+check-controls: qemu
+	@tests/host-controls $(T)
 check-plain: qemu guest
 	@tests/plain-kernel
-.PHONY: check-debug check-sanitizers check-kselftests check-hooks check-plain
+.PHONY: check-debug check-sanitizers check-kselftests check-hooks check-controls check-plain
 
 tree: setup
 	@scripts/series tree
