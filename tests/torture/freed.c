@@ -44,6 +44,7 @@ struct page {
 	} state;
 	int word;
 	unsigned long stamp, value;
+	const char *did[4];		/* the last of what was done to it, for the report */
 };
 
 struct thread {
@@ -101,6 +102,57 @@ static unsigned long new_stamp(struct thread *t)
 	return below(t, 1UL << 31) << 32 | below(t, 1UL << 31) | 2;
 }
 
+static unsigned long *page_of(struct thread *t, int nr)
+{
+	return (unsigned long *)(t->memory + nr * PAGE);
+}
+
+static void did(struct thread *t, int first, int nr)
+{
+	for (struct page *p = &t->model[first]; p < &t->model[first + nr]; p++) {
+		memmove(p->did + 1, p->did, sizeof(p->did) - sizeof(p->did[0]));
+		p->did[0] = t->doing;
+	}
+}
+
+/* What /proc/self/pagemap or, of a page frame, a file like it says; -1: nothing */
+static long entry_of(const char *path, unsigned long nr)
+{
+	int fd = open(path, O_RDONLY);
+	long entry = -1;
+
+	if (fd < 0 || pread(fd, &entry, sizeof(entry), nr * sizeof(entry)) != sizeof(entry))
+		entry = -1;
+	close(fd);
+	return entry;
+}
+
+/* What there is to know about a page that is wrong */
+static void report_page(struct thread *t, int nr, const volatile unsigned long *got)
+{
+	const volatile unsigned long *memory = page_of(t, nr);
+	struct page *p = &t->model[nr];
+	int zeros[2] = { 0 }, same = 0;
+	long map, frame;
+	char text[600];
+	int n;
+
+	map = entry_of("/proc/self/pagemap", (unsigned long)memory / PAGE);
+	frame = map & ((1L << 55) - 1);
+	n = snprintf(text, sizeof(text), "freed: page %d, state %d, pagemap %lx kpageflags %lx kpagecount %ld, word stored %d; before:", nr,
+		     p->state, map, entry_of("/proc/kpageflags", frame), entry_of("/proc/kpagecount", frame), p->word);
+	for (int i = 0; i < (int)(sizeof(p->did) / sizeof(p->did[0])) && p->did[i]; i++)
+		n += snprintf(text + n, sizeof(text) - n, " %s,", p->did[i]);
+	for (int i = 0; i < (int)WORDS; i++) {
+		zeros[0] += !got[i];
+		zeros[1] += !memory[i];
+		same += memory[i] == stamped(p->stamp, i);
+	}
+	n += snprintf(text + n, sizeof(text) - n, " %d words are 0, and %d in memory now, where %d are right\n", zeros[0], zeros[1], same);
+	if (write(2, text, n) != n)
+		_exit(2);
+}
+
 static void check_page(struct thread *t, int nr, const volatile unsigned long *got)
 {
 	struct page *p = &t->model[nr];
@@ -110,13 +162,16 @@ static void check_page(struct thread *t, int nr, const volatile unsigned long *g
 		unsigned long is = got[i], was = i == p->word ? p->value : p->stamp ? stamped(p->stamp, i) : 0;
 
 		if (i == p->word && p->state == ONE_OF) {
-			if (is != was)
+			if (is != was) {
+				report_page(t, nr, got);
 				end(t, 1, "page %d word %d is %lx, not %lx, which was stored", nr, i, is, was);
+			}
 		} else if (is == was && (!zeros || !was)) {
 			stored |= was && p->state == ONE_OF;
 		} else if (!is && !stored) {
 			zeros = true;
 		} else {
+			report_page(t, nr, got);
 			end(t, 1, "page %d word %d is %lx, not %lx%s", nr, i, is, zeros ? 0 : was,
 			    zeros ? ", as those before it" : stored ? "" : " or 0");
 		}
@@ -129,11 +184,6 @@ static void check_page(struct thread *t, int nr, const volatile unsigned long *g
 	if (zeros || p->state == ONE_OF)
 		p->state = KNOWN;
 	t->checked++;
-}
-
-static unsigned long *page_of(struct thread *t, int nr)
-{
-	return (unsigned long *)(t->memory + nr * PAGE);
 }
 
 /* Pages one after the other, as many as most have */
@@ -152,6 +202,7 @@ static void check(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "load";
+	did(t, first, nr);
 	for (int i = first; i < first + nr; i++)
 		check_page(t, i, page_of(t, i));
 }
@@ -162,6 +213,7 @@ static void check_by_kernel(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "process_vm_readv";
+	did(t, first, nr);
 	for (int i = first; i < first + nr; i++) {
 		struct iovec to = { t->buffer, PAGE }, from = { page_of(t, i), PAGE };
 
@@ -179,6 +231,7 @@ static void check_by_pipe(struct thread *t)
 	t->doing = "vmsplice";
 	if (nr > 8)
 		nr = 8;
+	did(t, first, nr);
 	must(t, !pipe(ends), "pipe");
 	from.iov_base = page_of(t, first);
 	from.iov_len = nr * PAGE;
@@ -196,7 +249,9 @@ static void check_by_pipe(struct thread *t)
 
 static void set(struct page *p, unsigned long stamp)
 {
-	*p = (struct page){ .state = KNOWN, .word = -1, .stamp = stamp };
+	p->state = KNOWN;
+	p->word = -1;
+	p->stamp = stamp;
 }
 
 static void store_word(struct thread *t, int nr)
@@ -218,6 +273,7 @@ static void store(struct thread *t)
 	bool by_kernel = below(t, 4) == 0;
 
 	t->doing = "store";
+	did(t, first, nr);
 	for (int i = first; i < first + nr; i++) {
 		unsigned long stamp = new_stamp(t), *to = by_kernel ? t->buffer : page_of(t, i);
 
@@ -238,6 +294,7 @@ static void store_words(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "store of a word";
+	did(t, first, nr);
 	for (int i = first; i < first + nr; i++)
 		store_word(t, i);
 }
@@ -247,6 +304,7 @@ static void free_pages(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "MADV_FREE";
+	did(t, first, nr);
 	/* It has to be known what each holds */
 	for (int i = first; i < first + nr; i++)
 		if (t->model[i].state == ONE_OF)
@@ -266,6 +324,7 @@ static void drop(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "MADV_DONTNEED";
+	did(t, first, nr);
 	must(t, !madvise(page_of(t, first), nr * PAGE, MADV_DONTNEED), "MADV_DONTNEED");
 	for (int i = first; i < first + nr; i++)
 		set(&t->model[i], 0);
@@ -277,6 +336,7 @@ static void page_out(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "MADV_PAGEOUT";
+	did(t, first, nr);
 	madvise(page_of(t, first), nr * PAGE, below(t, 2) ? MADV_PAGEOUT : MADV_COLD);
 	if (below(t, 2))
 		for (int i = first; i < first + nr; i++)
@@ -288,6 +348,7 @@ static void protect(struct thread *t)
 	int first, nr = range(t, &first);
 
 	t->doing = "mprotect";
+	did(t, first, nr);
 	must(t, !mprotect(page_of(t, first), nr * PAGE, PROT_READ), "mprotect");
 	if (below(t, 8) == 0)
 		sleep(below(t, 4));
@@ -303,6 +364,7 @@ static void move(struct thread *t)
 	void *there;
 
 	t->doing = "mremap";
+	did(t, first, nr);
 	/* The other thread must not find a hole meanwhile */
 	there = mremap(page_of(t, first), nr * PAGE, nr * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
 	must(t, there != MAP_FAILED, "mremap");
@@ -323,6 +385,7 @@ static void inherit(struct thread *t)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		t->random ^= getpid();
+		did(t, 0, PAGES);
 		for (int i = 0; i < 12; i++) {
 			check(t);
 			(below(t, 2) ? store_words : below(t, 2) ? store : free_pages)(t);
