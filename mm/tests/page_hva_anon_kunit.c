@@ -351,6 +351,19 @@ static void reset_write_test(struct kunit *test)
 			page_hva_usage(page_hva_get_state(page)));
 }
 
+#ifdef CONFIG_S390
+static bool is_referenced(struct page *page)
+{
+	return page_get_storage_key(page_to_phys(page)) & _PAGE_REFERENCED;
+}
+#else
+static bool is_referenced(struct page *page)
+{
+	return true;
+}
+#endif
+
+/* The dirty bit goes, the reference bit, which reclaim asks for, stays. */
 static void clear_dirty_test(struct kunit *test)
 {
 	struct page *page = alloc_page(GFP_KERNEL);
@@ -360,7 +373,9 @@ static void clear_dirty_test(struct kunit *test)
 	word = page_address(page);
 	WRITE_ONCE(*word, OLD);
 	KUNIT_EXPECT_TRUE(test, page_test_dirty(page));
+	KUNIT_EXPECT_TRUE(test, is_referenced(page));
 	page_clear_dirty(page);
+	KUNIT_EXPECT_TRUE(test, is_referenced(page));
 	KUNIT_EXPECT_FALSE(test, page_test_dirty(page));
 	KUNIT_EXPECT_EQ(test, OLD, READ_ONCE(*word));
 	KUNIT_EXPECT_FALSE(test, page_test_dirty(page));

@@ -41,6 +41,13 @@ void __hva_die(const char *fmt, ...)
 	_exit(KSFT_FAIL);
 }
 
+const char *hva_swap_device;
+
+static const char *swap_path(void)
+{
+	return hva_swap_device ? hva_swap_device : hva_path("swap");
+}
+
 bool hva_swap_on(size_t size)
 {
 	char *zeros = calloc(1, size);
@@ -50,17 +57,17 @@ bool hva_swap_on(size_t size)
 	header[0] = 1;
 	header[1] = size / hva_page - 1;
 	memcpy(zeros + hva_page - 10, "SWAPSPACE2", 10);
-	fd = open(hva_path("swap"), O_RDWR | O_CREAT, 0600);
+	fd = open(swap_path(), O_RDWR | O_CREAT, 0600);
 	if (pwrite(fd, zeros, size, 0) != (ssize_t)size || fsync(fd))
 		hva_die("swap file");
 	close(fd);
 	free(zeros);
-	return !swapon(hva_path("swap"), 0);
+	return !swapon(swap_path(), 0);
 }
 
 bool hva_swap_off(void)
 {
-	return !swapoff(hva_path("swap"));
+	return !swapoff(swap_path());
 }
 
 long hva_meminfo(const char *name)

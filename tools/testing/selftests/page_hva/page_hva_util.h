@@ -131,7 +131,11 @@ bool hva_sysdev(int fd, char *buf, size_t size);
 void hva_take_memory(void);
 long hva_compact(void);
 
-/* A swap file, one at a time; false with errno set if there can be none */
+/*
+ * Swap, one at a time: a file, or what hva_swap_device names; false with errno
+ * set if there can be none.
+ */
+extern const char *hva_swap_device;
 bool hva_swap_on(size_t size);
 bool hva_swap_off(void);
 
