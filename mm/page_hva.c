@@ -203,10 +203,10 @@
  * shares the page as it is, volatile and clean. If the host drops it, both processes
  * find zeros, as they do when reclaim drops it. The first store, of either, copies
  * it or finds that it has it alone: do_wp_page(). A page that is shared does not
- * become volatile, since the need of the other process is in the other pte. Nor
- * does what was shared when MADV_FREE came, even if the other process is alone with
- * it later: its pte may be clean though it needs the content (copies for a pin,
- * pages that were swapped in). madvise_free_pte_range() leaves such pages alone.
+ * become volatile, since the need of the other process is in the other pte. A pte
+ * may be clean and its process need the content all the same, because there is no
+ * copy in swap: then the folio is dirty, and MADV_FREE leaves it alone as long as it
+ * is shared. See wp_page_copy(), for a pin, and do_swap_page(), folio_free_swap().
  *
  * A lazily freed page that reclaim finds in use becomes swap backed again, and may
  * be written to swap next: try_to_unmap_one() makes it stable before. So a volatile

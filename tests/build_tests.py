@@ -41,7 +41,7 @@ def test_no_compiler_warnings_in_our_files(_):
             assert not hit or not any(hit.group(1).endswith(f) for f in ours), line
 
 
-@limit(1500, needs="guest.kernel_config_off")
+@limit(1500, cores=1, needs="guest.kernel_config_off")
 def test_option_off_changes_no_code(ctx):
     """What the series touches, for s390 and x86_64: the code is that of the base."""
     tap.run(ctx, [TOP / "tests/same-object", "s390", "x86_64"])

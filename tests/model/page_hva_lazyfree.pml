@@ -13,26 +13,26 @@
  * from then on; nobody but a user, who takes the discard fault, touches a
  * discarded block; nobody hangs; no fault is tried again for ever.
  *
- * The page may be clean from the start though it is needed, as a copy that was
- * made for a pin is. A device need not mark what it writes dirty (as io_uring's
- * registered buffers do not).
+ * The pte may be clean from the start though the page is needed, as that of a copy
+ * that was made for a pin is: then the folio is dirty. A device need not mark what
+ * it writes dirty (as io_uring's registered buffers do not).
  *
  * HARMLESS_CHANGES look like mistakes and are none, here:
  * get_user_pages_fast() may as well look at the state after the pte, since to make
- * this memory stable never fails. Who makes the folio dirty without
- * the page table lock has found a dirty pte. MADV_FREE leaves alone what
- * is shared, so the scanner need not.
+ * this memory stable never fails. Who makes the folio dirty without the page table
+ * lock has found a dirty pte.
  *
  * Each MISTAKE_* puts one mistake in; run.sh makes sure that it is found, by this
  * assertion:
  *
  *	MISTAKE_BUSY_BEFORE_PTL	invalid end state
+ *	MISTAKE_COPY_NOT_DIRTY	freed[
  *	MISTAKE_DIRTY_FIRST	freed[
  *	MISTAKE_FAST_TAKES_CLEAN	freed[
- *	MISTAKE_FREE_SHARED	freed[
  *	MISTAKE_IGNORES_DIRTY	freed[
  *	MISTAKE_IGNORES_PTE	freed[
  *	MISTAKE_IGNORES_REFS	block != Vz
+ *	MISTAKE_IGNORES_SHARED	freed[
  *	MISTAKE_KSM_NO_TEST	block != Vz
  *	MISTAKE_NO_PTL	freed[
  *	MISTAKE_PINNED_NO_TEST	block != Vz
@@ -236,12 +236,7 @@ inline store(m, intact) {
 inline madv_free(m) {
 	lock(ptl[m]);
 	if
-#ifndef MISTAKE_FREE_SHARED
-	::  pte[m] && !exclusive				/* madvise_free_shared() */
-	:: pte[m] && exclusive && pg_dirty ->
-#else
 	:: pte[m] && pg_dirty ->
-#endif
 		if
 		:: atomic { !locked -> locked = true };
 			if
@@ -254,11 +249,7 @@ inline madv_free(m) {
 			unlock(locked)
 		:: locked
 		fi
-#ifndef MISTAKE_FREE_SHARED
-	:: pte[m] && exclusive && !pg_dirty ->
-#else
 	:: pte[m] && !pg_dirty ->
-#endif
 		atomic { pte_dirty[m] = false; freed[m] = true };
 		swapbacked = false
 	:: !pte[m]
@@ -377,7 +368,11 @@ active proctype parent() {
 	byte tries, copy;
 
 	if
-	:: pte_dirty[0] = false					/* a copy for a pin */
+	:: atomic { pte_dirty[0] = false; pte_write[0] = false;	/* a copy for a pin: wp_page_copy() */
+#ifndef MISTAKE_COPY_NOT_DIRTY
+		pg_dirty = true
+#endif
+		}
 	:: true
 	fi;
 	if
@@ -432,7 +427,7 @@ inline set_anon_volatile(m) {
 #ifndef MISTAKE_IGNORES_PTE
 	ok = ok && !pte_dirty[m];
 #endif
-#ifndef HARMLESS_CHANGES
+#ifndef MISTAKE_IGNORES_SHARED
 	ok = ok && exclusive;
 #endif
 #ifndef MISTAKE_BUSY_BEFORE_PTL

@@ -325,16 +325,19 @@ inline lazyfree_pte(m, old, intact, iske) {
 	fi
 }
 
-/* madvise_free_pte_range(), madvise_free_shared(), folio_mark_lazyfree() */
+/* madvise_free_pte_range(), folio_mark_lazyfree() */
 inline madv_free(m, old, intact, ok, iske) {
 	freed[m] = true;
 	lock(ptl[m]);
-	ok = pte[m] != none && exclusive;
+	ok = pte[m] != none;
 	if
 	:: ok && pg_dirty ->
 		if
 		:: atomic { !locked -> locked = true };
-			pg_dirty = false;
+			if
+			:: mapcount == 1 -> pg_dirty = false
+			:: else -> ok = false
+			fi;
 			unlock(locked)
 		:: locked -> ok = false
 		fi

@@ -740,19 +740,12 @@ void qmp_x_s390_set_resident_limit(uint64_t bytes, Error **errp)
  * it was told a moment ago by the latter.
  */
 
-/*
- * Runs in an exclusive section, before the CPU's next instruction. That may be
- * when the CPU has been stopped already, and a migration is sending states and
- * memory for the last time: they must not change any more then.
- */
+/* Runs in an exclusive section, before the CPU's next instruction. */
 static void do_drop_one(CPUState *cs, run_on_cpu_data data)
 {
     QEMUS390StAttribState *sas = s390_page_states();
     Batch b;
 
-    if (!runstate_is_running()) {
-        return;
-    }
     b.n = 1;
     b.gfn[0] = data.target_ptr;
     if (may_drop(qatomic_read(&sas->states[b.gfn[0]]), &b.usage)) {
