@@ -22,7 +22,9 @@ chown 999:999 . || exit 1
 rm -f log data/postmaster.pid .s.PGSQL.*
 [ -e ready ] || make
 as pg_ctl -w -t 300 -l "$here/log" start >/dev/null || failed log
-[ -e ready ] || { as pgbench -i -q -s 2 2>err && touch ready; } || failed err
+scale=2
+short && scale=1
+[ -e ready ] || { as pgbench -i -q -s $scale 2>err && touch ready; } || failed err
 while more; do
 	as pgbench -n -T 8 -c 4 >out 2>err || failed err
 	[ "$(as psql -Atc "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
