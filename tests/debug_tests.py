@@ -56,20 +56,46 @@ def test_io_errors(ctx):
     io_errors(ctx, "ext4", cpus=4, discard="eager", kernel="bzImage-debug", mem=768)
 
 
-@limit(600, cores=1)
+@limit(900, cores=1)
 def test_kselftest_whole_demand_1_cpu(ctx):
-    """make check has these three without the stress."""
+    """make check has these without the stress."""
     kselftests(ctx, cpus=1, discard="demand")
 
 
-@limit(600, cores=1)
+@limit(900, cores=1)
+def test_kselftest_whole_eager_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="eager")
+
+
+@limit(900, cores=1)
+def test_kselftest_whole_random_1_cpu(ctx):
+    kselftests(ctx, cpus=1, discard="random,1")
+
+
+@limit(900, cores=1)
 def test_kselftest_whole_demand_4_cpus(ctx):
     kselftests(ctx, cpus=4, discard="demand")
 
 
-@limit(600, cores=1)
-def test_kselftest_whole_random_1_cpu(ctx):
-    kselftests(ctx, cpus=1, discard="random,1")
+@limit(900, cores=1)
+def test_kselftest_whole_random_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="random,2")
+
+
+@limit(900, cores=1)
+def test_kselftest_whole_eager_xfs(ctx):
+    kselftests(ctx, cpus=2, discard="eager", fs="xfs")
+
+
+@limit(900, cores=1)
+def test_kselftest_lazyfree_eager_4_cpus(ctx):
+    """make check has it with demand and one CPU, and these within page_hva=full."""
+    kselftests(ctx, cpus=4, discard="eager", append="page_hva=lazyfree", only=("lazyfree_test", "-f lazyfree"))
+
+
+@limit(900, cores=1)
+def test_kselftest_lazyfree_random_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="random,3", append="page_hva=lazyfree", only=("lazyfree_test", "-f lazyfree"))
 
 
 def test_the_checkers_are_awake(ctx):

@@ -282,10 +282,9 @@ def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, 
     """The programs of tools/testing/selftests/page_hva; only: one program, and a test of it or its options.
 
     short: without stress, and without the minute that the scanner is watched, for the time that make check takes.
-    These run whole with the default in eager_1_cpu, eager_4_cpus, random_4_cpus and eager_xfs below, and in make
-    check-debug with demand and 1 and 4 CPUs, random and 1 CPU (debug.kselftest_whole_*), and page_hva=on
-    (debug.kselftest_eager_4_cpus_unmapped).  With page_hva=full, short is what only that mode can do; there is no run
-    of the rest with it, but torture has legs with it.
+    These run whole in eager_4_cpus below, and in make check-debug with every other policy and number of CPUs, on xfs
+    (debug.kselftest_whole_*), and with page_hva=on (debug.kselftest_eager_4_cpus_unmapped).  With page_hva=full, short
+    is what only that mode can do; there is no run of the rest with it, but torture has legs with it.
     """
     scratch = hva.scratch_disk(fs)
     with Guest(ctx.results, kernel=kernel, cpus=cpus, discard=discard, disks=[scratch], say=print, mem=mem,
@@ -303,7 +302,7 @@ def kselftests(ctx, *, cpus, discard, fs="ext4", mem=512, append="", only=None, 
             if "page_hva=lazyfree" not in append:
                 programs.remove("lazyfree_test")
         elif short:
-            programs = ["lazyfree_test", "pgste_test", "swapcache_test"]
+            programs = ["lazyfree_test", "pgste_test", "shared_free_test", "swapcache_test"]
         if short and "stress_test" in programs:
             programs.remove("stress_test")
             if "pgste_test" in programs:                    # unlike the others it does not depend on the host
@@ -335,7 +334,7 @@ def test_kselftest_demand_1_cpu(ctx):
 
 @limit(600, cores=1)
 def test_kselftest_eager_1_cpu(ctx):
-    kselftests(ctx, cpus=1, discard="eager")
+    kselftests(ctx, cpus=1, discard="eager", short=True)
 
 
 @limit(600, cores=1)
@@ -355,7 +354,7 @@ def test_kselftest_eager_4_cpus(ctx):
 
 @limit(600, cores=1)
 def test_kselftest_random_4_cpus(ctx):
-    kselftests(ctx, cpus=4, discard="random,2")
+    kselftests(ctx, cpus=4, discard="random,2", short=True)
 
 
 @limit(600, cores=1)
@@ -387,7 +386,7 @@ def test_kselftest_full_random_1_cpu(ctx):
 @limit(600, cores=1)
 def test_kselftest_eager_xfs(ctx):
     """xfs: large folios."""
-    kselftests(ctx, cpus=2, discard="eager", fs="xfs")
+    kselftests(ctx, cpus=2, discard="eager", fs="xfs", short=True)
 
 
 # --- what programs see when a discarded page cannot be read ---------------------------------
@@ -431,9 +430,11 @@ def test_page_hva_stat(ctx):
     with Guest(ctx.results, disks=[disk.image, disk.manifest]) as g:
         hva.mount_files(g, disk)
         assert hva.verify(g, "read")[2] == 0
-        g.check("for i in 1 2 3; do echo 1 >/sys/kernel/debug/page_hva/scan; done")
+        scan = "for i in 1 2 3; do echo 1 >/sys/kernel/debug/page_hva/scan; done"
+        g.check(scan)
         g.reclaim()
         assert hva.verify(g, "mmap")[2] == 0
+        g.check(scan)
         for option, prefix in ("", "hva_"), ("-r", "hva_refused_"), ("-s", "hva_"):
             before = g.vmstat()
             title, line = (text.split() for text in g.check(f"page_hva_stat {option}").splitlines())
