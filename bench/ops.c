@@ -4,6 +4,9 @@
  *   ops list                "n name what" of each operation
  *   ops run DIR [NAME...]   run all, or some, with files in DIR; DIR is on a RAM disk,
  *                           so that reading a page costs the same each time
+ *   ops hold DIR            not counted: map all files of DIR, load from each page,
+ *                           and again at each SIGUSR1; print "PAGES MINOR MAJOR",
+ *                           pages and faults, each time
  *
  * Each is run many times and the median counts, so that a timer tick or a page
  * table page here and there does not matter.
@@ -12,11 +15,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -355,6 +361,62 @@ static bool named(const char *name, char **names)
 	return false;
 }
 
+/* --- hold DIR ------------------------------------------------------------------------ */
+
+static struct mapped {
+	struct mapped *next;
+	const volatile char *start;
+	size_t size;
+} *all_mapped;
+
+static int map_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	struct mapped *m;
+	int fd;
+
+	(void)ftw;
+	if (type != FTW_F || !S_ISREG(st->st_mode) || !st->st_size)
+		return 0;
+	m = malloc(sizeof(*m));
+	fd = open(path, O_RDONLY);
+	must(fd >= 0, path);
+	m->next = all_mapped;
+	m->size = st->st_size;
+	m->start = mmap(NULL, m->size, PROT_READ, MAP_PRIVATE, fd, 0);
+	must(m->start != MAP_FAILED, path);
+	all_mapped = m;
+	return close(fd);
+}
+
+static void load_all_mapped(void)
+{
+	struct rusage before, after;
+	unsigned long pages = 0;
+
+	getrusage(RUSAGE_SELF, &before);
+	for (struct mapped *m = all_mapped; m; m = m->next)
+		for (size_t off = 0; off < m->size; off += PAGE, pages++)
+			(void)m->start[off];
+	getrusage(RUSAGE_SELF, &after);
+	printf("%lu %ld %ld\n", pages, after.ru_minflt - before.ru_minflt, after.ru_majflt - before.ru_majflt);
+	fflush(stdout);
+}
+
+static _Noreturn void hold(const char *dir)
+{
+	sigset_t signals;
+	int number;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	must(!nftw(dir, map_file, 64, FTW_PHYS), dir);
+	for (;;) {
+		load_all_mapped();
+		sigwait(&signals, &number);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	bool has_hva;
@@ -367,8 +429,10 @@ int main(int argc, char **argv)
 	}
 	if (argc == 3 && !strcmp(argv[1], "list"))	/* what fork_exec runs */
 		return 0;
+	if (argc == 3 && !strcmp(argv[1], "hold"))
+		hold(argv[2]);
 	if (argc < 3 || strcmp(argv[1], "run")) {
-		fprintf(stderr, "usage: ops list | ops run DIR [NAME...]\n");
+		fprintf(stderr, "usage: ops list | ops run DIR [NAME...] | ops hold DIR\n");
 		return 2;
 	}
 	must(!chdir(argv[2]), argv[2]);
