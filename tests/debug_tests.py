@@ -1,6 +1,8 @@
 """Other kernels: one with checkers (lockdep, DEBUG_VM, sleeping in atomic context), a small one; make check-debug."""
 
 import hva
+from hva import TOP
+import tap
 from run import limit
 from guest_tests import HOSTS, io_errors, kselftests, kunit
 from paths_tests import boot_with
@@ -88,6 +90,11 @@ def test_kselftest_whole_eager_xfs(ctx):
 
 
 @limit(900, cores=1)
+def test_kselftest_full_demand_4_cpus(ctx):
+    kselftests(ctx, cpus=4, discard="demand", append="page_hva=full", short=True)
+
+
+@limit(900, cores=1)
 def test_kselftest_lazyfree_eager_4_cpus(ctx):
     """make check has it with demand and one CPU, and these within page_hva=full."""
     kselftests(ctx, cpus=4, discard="eager", append="page_hva=lazyfree", only=("lazyfree_test", "-f lazyfree"))
@@ -96,6 +103,12 @@ def test_kselftest_lazyfree_eager_4_cpus(ctx):
 @limit(900, cores=1)
 def test_kselftest_lazyfree_random_4_cpus(ctx):
     kselftests(ctx, cpus=4, discard="random,3", append="page_hva=lazyfree", only=("lazyfree_test", "-f lazyfree"))
+
+
+@limit(600)
+def test_model_harmless(ctx):
+    """What looks like a mistake in a model, and is none; make check has the mistakes."""
+    tap.run(ctx, [TOP / "tests/model/run.sh", "--harmless"])
 
 
 def test_the_checkers_are_awake(ctx):

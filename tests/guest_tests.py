@@ -369,11 +369,6 @@ def test_kselftest_lazyfree_demand_1_cpu(ctx):
 
 
 @limit(900, cores=1)
-def test_kselftest_full_demand_4_cpus(ctx):
-    kselftests(ctx, cpus=4, discard="demand", append="page_hva=full", short=True)
-
-
-@limit(900, cores=1)
 def test_kselftest_full_eager_4_cpus(ctx):
     kselftests(ctx, cpus=4, discard="eager", append="page_hva=full", short=True)
 
