@@ -39,7 +39,8 @@ def test_bare_metal(ctx):
     tap.run(ctx, [TOP / "scripts/qemu-tests"])
 
 
-@limit(400)
+# It measures how long the guest stands still: not beside the build of a kernel
+@limit(400, needs="guest.kernel_config_off")
 def test_qemu(ctx):
     """QMP, reclaim in a running guest, migration, resets, limits."""
     tap.run(ctx, [TOP / "scripts/qemu-host-tests"])
