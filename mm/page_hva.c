@@ -1351,6 +1351,15 @@ bool page_hva_harvest_dirty(struct page *page)
 	return true;
 }
 
+/* Whoever takes a pte away finds the dirty bit in it: see ptep_harvest_key(). */
+pte_t __ptep_harvest_dirty(struct mm_struct *mm, unsigned long addr, pte_t *ptep)
+{
+	pte_t pte = ptep_get_and_clear(mm, addr, ptep);
+
+	set_pte_at(mm, addr, ptep, pte);
+	return pte;
+}
+
 static enum vm_event_item make_volatile_locked(struct folio *folio)
 {
 	struct address_space *mapping = folio_mapping(folio);

@@ -492,6 +492,8 @@ static inline bool pte_maybe_dirty(pte_t pte)
 	return pte_dirty(pte);
 }
 
+pte_t __ptep_harvest_dirty(struct mm_struct *mm, unsigned long addr, pte_t *ptep);
+
 /**
  * ptep_harvest_dirty - Get the dirty bit from the storage key into the pte.
  * @mm: The address space.
@@ -507,9 +509,7 @@ static inline pte_t ptep_harvest_dirty(struct mm_struct *mm, unsigned long addr,
 {
 	if (!pte_dirty_in_key(pte))
 		return pte;
-	pte = ptep_get_and_clear(mm, addr, ptep);
-	set_pte_at(mm, addr, ptep, pte);
-	return pte;
+	return __ptep_harvest_dirty(mm, addr, ptep);
 }
 
 #endif /* _LINUX_PAGE_HVA_H */
