@@ -20,6 +20,7 @@ if [ "${2:-}" = once ]; then
 	exit
 fi
 while sleep 1; do
+	pkill -USR1 -x freed
 	flip fsx/file1 $((RANDOM % 1000))
 	for file in fio/buffered.* fio/mapped.* fio/uring.*; do
 		flip "$file" 5000
@@ -33,5 +34,4 @@ while sleep 1; do
 		flip "$file" 200
 	done
 	flip "$(find churn/files -type f -size +8k 2>/dev/null | head -n 1)" 100
-	pkill -USR1 -x freed
 done
