@@ -319,6 +319,10 @@ class Guest:
     def next_kernel(self, command="kexec start", seconds=60):
         """Send a command that ends this kernel; back when the next one is ready."""
         self.send(command)
+        self.await_kernel(command, seconds)
+
+    def await_kernel(self, command="kexec start", seconds=60):
+        """Back when the kernel that `command`, already sent, has started is ready."""
         deadline = time.monotonic() + seconds
         while (line := self.readline(deadline, "the boot of the next kernel")) != b"ready":
             if re.fullmatch(rb"\d+ \d+", line):

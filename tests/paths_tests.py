@@ -479,14 +479,14 @@ def torture(ctx, *args):
 
 @limit(1500)
 def test_torture(ctx):
-    """Ten minutes with all, as three guests at once: every program goes on after the kexec, and has verified something."""
+    """Twelve minutes with all, as three guests at once: every program goes on after the kexec, and has verified something."""
     status, report = torture(ctx, "--minutes", "12", "--at-once", "3", "--divide")
     figures = ", ".join(f"{k} {v}" for k, v in report["total"].items())
     assert not report["failures"], f"{report['failures'][0]} ({figures})"
     assert status == 0 and report["total"]["mismatches"] == 0, figures
     assert len(report["legs"]) == 3, report["legs"].keys()
     for name, leg in report["legs"].items():
-        seldom = {"mismatches", "migrations", "memory offline", "swapped out", "reclaimed", "faults in the kernel",
+        seldom = {"mismatches", "migrations", "memory offline", "faults in the kernel",
                   *(["CPUs offline"] if "-1-" in name else []),
                   # Each mode has its own; what it must have, torture itself asks for
                   "lazily freed", "potentially volatile", "in the swap cache",
@@ -494,7 +494,7 @@ def test_torture(ctx):
                   "fio", "sqlite", "postgres", "git", "tree", "build", "stress"}
         assert not [k for k, v in leg.items() if v == 0 and k not in seldom], f"{name}: {leg}"
     assert not [load for load in BREAKABLE if not report["total"][load]], figures
-    assert report["total"]["memory offline"] > 0 and report["total"]["migrations"] > 0 and report["total"]["swapped out"] > 0, figures
+    assert report["total"]["memory offline"] > 0 and report["total"]["migrations"] > 0, figures
     ctx.part("three_guests", "pass", figures)
 
 
