@@ -139,7 +139,7 @@ class Guest:
             # Writes of the guest go to a temporary file: an image can be used again. Not if two QEMUs need it.
             how = "readonly=on" if n in read_only else f"snapshot={'off' if movable else 'on'}"
             self.args += ["-drive", f"if=none,id=disk{n},file={disk},format=raw,{how}",
-                          "-device", f"virtio-blk-ccw,drive=disk{n},serial=disk{n}"]
+                          "-device", f"virtio-blk-ccw,drive=disk{n},serial=disk{n},id=device{n}"]
         self.args += extra
 
     # --- life -------------------------------------------------------------------

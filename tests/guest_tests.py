@@ -413,6 +413,34 @@ def test_io_errors_ext4_unmapped(ctx):
     io_errors(ctx, "ext4", cpus=2, discard="eager", page_hva="on")
 
 
+@limit(240, cores=1)
+def test_io_errors_full(ctx):
+    """Swap slots, too."""
+    io_errors(ctx, "ext4", cpus=4, discard="eager", page_hva="full")
+
+
+@limit(120, cores=WAITS)
+def test_disk_is_pulled(ctx):
+    """The device is gone, with a file system on it that is in use: reads fail, nothing hangs, nothing stays behind."""
+    disk = small_disk()
+    with Guest(ctx.results, disks=[disk.image, disk.manifest]) as g:
+        hva.mount_files(g, disk)
+        assert hva.verify(g, "read")[2] == 0
+        g.check("for i in 1 2 3; do echo 1 >/sys/kernel/debug/page_hva/scan; done")
+        g.reclaim()
+        assert g.states()["volatile-zero"] > 1000
+        g.expect_splat = rb"I/O error|EXT4-fs"
+        g.qmp.command("device_del", id="device0")
+        g.check("for i in $(seq 100); do [ -e /sys/block/vda ] || exit 0; usleep 100000; done; exit 1")
+        for how in "read", "mmap":
+            status, text = g.run(f"files {how} /mnt /tmp/manifest 1", timeout=60)
+            assert status and "WRONG" not in text, f"{how}: status {status}: {text[-300:]}"
+        g.check("umount /mnt; echo 3 >/proc/sys/vm/drop_caches")
+        states = g.states()
+        assert states["volatile-zero"] + states["volatile-resident"] < 100, states
+        finish(g)
+
+
 # --- the tool ----------------------------------------------------------------------------------
 
 
