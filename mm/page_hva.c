@@ -19,7 +19,8 @@
  * The guest side, in one sentence: a folio of the page cache that nobody has
  * looked up for a while is made volatile, and a lookup makes it stable again;
  * if the host was faster, what the lookup finds is a folio that is clean, not
- * mapped, and not uptodate, and every file system knows how to read that.
+ * mapped, and not uptodate, and every file system knows how to read that (if it
+ * knows folios of that size).
  *
  *		Rule 1: a volatile folio is not in use
  *
@@ -193,9 +194,9 @@
  * the page is volatile. Who gets a reference without the lock, such as
  * get_user_pages_fast(), tests the state after it, as above. Not everybody who
  * stores by way of a reference marks the folio dirty (io_uring's registered buffers
- * do not), so with these modes get_user_pages_fast() takes only dirty ptes for
- * writing, get_user_pages() marks the folio dirty, and so does MADV_FREE, after it
- * has made the pte clean, if the folio is pinned.
+ * do not), so with these modes get_user_pages_fast() takes only dirty ptes (and
+ * pmds) for writing, get_user_pages() marks the folio dirty, and so does MADV_FREE,
+ * after it has made the pte clean, if the folio is pinned.
  *
  * Rule 2 for lazily freed pages: these come to the content from a pte, too, or make
  * it dirty: handle_pte_fault() and do_wp_page() for stores, fork() when it copies a
@@ -215,7 +216,8 @@
  * Left alone are large folios, which count their mappings in several words (once
  * they are split, their pages can become volatile), mlocked memory, processes that
  * can be KVM hosts, and those that watch what happens to their memory: userfaultfd,
- * soft-dirty.
+ * soft-dirty. What was volatile before they began to watch stays so, and may turn
+ * to zeros, as MADV_FREE has announced.
  *
  *		Potentially volatile
  *
@@ -699,7 +701,7 @@ static bool discard_locked(struct folio *folio, bool *evicted)
 	return true;
 }
 
-static bool discard(struct folio *folio, bool killable, bool *evicted)
+static bool discard(struct folio *folio, bool *evicted)
 {
 	bool result;
 
@@ -710,9 +712,7 @@ static bool discard(struct folio *folio, bool killable, bool *evicted)
 	if (folio_test_anon(folio) && __page_hva_make_stable(folio))
 		return true;
 	/* Who reads it again holds the lock as long as the disk takes. */
-	if (!killable)
-		folio_lock(folio);
-	else if (folio_lock_killable(folio))
+	if (folio_lock_killable(folio))
 		return false;
 	result = discard_locked(folio, evicted);
 	folio_unlock(folio);
@@ -727,8 +727,9 @@ static bool discard(struct folio *folio, bool killable, bool *evicted)
  * also removed from the page cache if nobody else refers to it, so that it is
  * read with readahead, and counted as a major fault.
  *
- * Context: Process context. May sleep; takes the folio lock and the locks of rmap.
- * The caller holds a reference and no page table lock.
+ * Context: Process context. May sleep; takes the folio lock, unless a fatal signal
+ * ends the wait for it, and the locks of rmap. The caller holds a reference and no
+ * page table lock.
  * Return: True if the folio was volatile and is stable now, or is in the swap
  * cache and others keep it from being unmapped for a moment: try again.
  */
@@ -736,19 +737,19 @@ bool page_hva_discard(struct folio *folio)
 {
 	bool evicted;
 
-	return discard(folio, false, &evicted);
+	return discard(folio, &evicted);
 }
 
 /**
  * page_hva_fault - Somebody touched a discarded block through a page table.
  * @folio: The folio that has the block.
  *
- * Context: As page_hva_discard(), but a fatal signal ends the wait for the lock.
+ * Context: As page_hva_discard().
  * Return: As page_hva_discard(); then the access can be tried again.
  */
 bool page_hva_fault(struct folio *folio)
 {
-	bool evicted, result = discard(folio, true, &evicted);
+	bool evicted, result = discard(folio, &evicted);
 
 	/* filemap_fault() counts it when it finds nothing in the page cache. */
 	if (result && !evicted && !folio_test_uptodate(folio)) {
@@ -857,6 +858,19 @@ static bool mapping_refillable(struct address_space *mapping)
 	return mapping_can_writeback(mapping) || sb_rdonly(inode->i_sb);
 }
 
+/*
+ * A file system that knows small folios only gets large ones from khugepaged
+ * (READ_ONLY_THP_FOR_FS), which fills them. It would read the first page of one
+ * that is not uptodate, and take the rest for read.
+ */
+static bool folio_refillable(struct folio *folio)
+{
+	struct address_space *mapping = folio_mapping(folio);
+
+	return mapping && mapping_refillable(mapping) &&
+	       (!folio_test_large(folio) || mapping_large_folio_support(mapping));
+}
+
 /* MADV_FREE gave it up. Whether it has been used since is in its pte. */
 static nokprobe_inline bool is_lazyfree(struct folio *folio)
 {
@@ -898,15 +912,12 @@ static bool is_anon_candidate(struct folio *folio)
 enum vm_event_item page_hva_eligible(struct folio *folio)
 {
 	enum vm_event_item result = HVA_VOLATILE;
-	struct address_space *mapping;
 
 	if (folio_test_mlocked(folio) || folio_test_unevictable(folio))
 		return HVA_REFUSED_MLOCKED;
 	if (!folio_trylock(folio))
 		return HVA_REFUSED_LOCKED;
-	mapping = folio_mapping(folio);
-	if (!is_anon_candidate(folio) &&
-	    (!mapping || !mapping_refillable(mapping)))
+	if (!is_anon_candidate(folio) && !folio_refillable(folio))
 		result = HVA_REFUSED_MAPPING;
 	folio_unlock(folio);
 	return result;
@@ -939,7 +950,10 @@ struct mapped_use {
 	bool no_fault;	/* mapped where a discard fault cannot be handled */
 };
 
-/* Devices that share the address space (HMM) do not. */
+/*
+ * Devices that share the address space (HMM) do not. What became volatile before
+ * they came is made stable when they ask for it: hmm_vma_handle_pte().
+ */
 static bool all_take_the_fault(struct mm_struct *mm)
 {
 	return page_hva_fault_possible(mm) && !mm_has_notifiers(mm);
@@ -1003,7 +1017,11 @@ static enum vm_event_item mapped_folio_use(struct folio *folio)
 	return use.young || !complete ? HVA_REFUSED_HOT : HVA_VOLATILE;
 }
 
-/* Not the proof, but good enough not to bother others for nothing. */
+/*
+ * Not the proof, but good enough not to bother others for nothing. Who has pinned
+ * a folio in order to write to it may need its private data after that: the file
+ * system does not expect a folio to become dirty without.
+ */
 static bool seems_referenced(struct folio *folio)
 {
 	return folio_ref_count(folio) != 1 + folio_nr_pages(folio) +
@@ -1018,8 +1036,6 @@ static enum vm_event_item mapping_refuses(struct folio *folio)
 
 	if (!folio_mapped(folio))
 		return HVA_VOLATILE;
-	if (seems_referenced(folio))
-		return HVA_REFUSED_REFS;
 	result = mapped_folio_use(folio);
 	if (result == HVA_REFUSED_HOT)
 		folio_hva_set_state(folio, FOLIO_IN_USE);
@@ -1189,8 +1205,6 @@ static enum vm_event_item make_mapped_volatile(struct folio *folio)
 {
 	struct mapped_use use = {};
 
-	if (seems_referenced(folio))
-		return HVA_REFUSED_REFS;
 	if (!ask_mappings(folio, &use))
 		return HVA_REFUSED_HOT;
 	if (use.locked)
@@ -1263,6 +1277,16 @@ bool __page_hva_lazyfree_pte(struct vm_area_struct *vma, unsigned long addr,
 	if (!pte_dirty_in_key(pte) || page_test_dirty(&folio->page))
 		track_by_key(folio, vma, addr, ptep);
 	return true;
+}
+
+void __page_hva_keep_pinned(struct folio *folio)
+{
+	if (!folio_test_anon(folio))
+		return;
+	/* get_user_pages_fast() looks at the pte again when it has the pin. */
+	smp_mb();
+	if (folio_maybe_dma_pinned(folio))
+		folio_mark_dirty(folio);
 }
 
 /* The walk ends at the first pte: an exclusive page has no other one. */
@@ -1362,19 +1386,20 @@ pte_t __ptep_harvest_dirty(struct mm_struct *mm, unsigned long addr, pte_t *ptep
 
 static enum vm_event_item make_volatile_locked(struct folio *folio)
 {
-	struct address_space *mapping = folio_mapping(folio);
 	enum vm_event_item result;
 
 	if (is_anon_candidate(folio))
 		return make_anon_volatile(folio);
-	if (!mapping || !mapping_refillable(mapping))
+	if (!folio_refillable(folio))
 		return HVA_REFUSED_MAPPING;
 	/* Whoever found it discarded did not come back to read it. */
-	if (!folio_test_uptodate(folio) && evict_locked(mapping, folio))
+	if (!folio_test_uptodate(folio) && evict_locked(folio->mapping, folio))
 		return HVA_EVICTED;
 	result = flags_refuse(folio);
 	if (result != HVA_VOLATILE)
 		return result;
+	if (seems_referenced(folio))
+		return HVA_REFUSED_REFS;
 	if (may_stay_mapped(folio)) {
 		result = make_mapped_volatile(folio);
 		if (result != HVA_REFUSED_MAPPED)

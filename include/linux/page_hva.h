@@ -45,6 +45,7 @@ bool __page_hva_evict_next(struct readahead_control *ractl);
 void __page_hva_wake_scanner(void);
 bool __page_hva_lazyfree_pte(struct vm_area_struct *vma, unsigned long addr,
 			     pte_t *ptep, struct folio *folio);
+void __page_hva_keep_pinned(struct folio *folio);
 bool page_hva_harvest_dirty(struct page *page);
 bool __page_hva_make_stable_swapcache(struct folio *folio);
 bool __page_hva_swapcache_usable(struct folio *folio);
@@ -79,6 +80,21 @@ static inline bool page_hva_potential(void)
 static inline bool pte_dirty_in_key(pte_t pte)
 {
 	return page_hva_potential() && __pte_dirty_in_key(pte);
+}
+
+/**
+ * page_hva_not_in_use - May a page be volatile?
+ * @page: A page that is mapped: no large folio is volatile then.
+ *
+ * Context: Any. Without a reference, the answer is of no use unless the page is
+ * looked at again.
+ * Return: False if it is not, and does not become so before the scanner's pass after
+ * the next.
+ */
+static inline bool page_hva_not_in_use(struct page *page)
+{
+	return page_hva_is_active() &&
+	       unlikely(READ_ONCE(page->flags) & PAGE_FLAGS_HVA);
 }
 
 /**
@@ -352,6 +368,21 @@ static inline bool page_hva_lazyfree_pte(struct vm_area_struct *vma,
 }
 
 /**
+ * page_hva_keep_pinned - MADV_FREE leaves alone what is pinned.
+ * @folio: The folio, whose ptes (or pmd) are clean.
+ *
+ * What a device stores to a page that was pinned before is not in the pte, and not
+ * all who pin say that the page is dirty when they are done.
+ *
+ * Context: The caller holds the page table lock.
+ */
+static inline void page_hva_keep_pinned(struct folio *folio)
+{
+	if (page_hva_lazyfree())
+		__page_hva_keep_pinned(folio);
+}
+
+/**
  * page_hva_notify_lazyfree - There is lazily freed memory, too.
  *
  * Context: Any.
@@ -385,6 +416,11 @@ static inline void page_hva_init(void)
 
 static inline void page_hva_make_all_stable(void)
 {
+}
+
+static inline bool page_hva_not_in_use(struct page *page)
+{
+	return false;
 }
 
 static inline void page_hva_make_stable(struct folio *folio)
@@ -466,6 +502,10 @@ static inline bool page_hva_lazyfree_pte(struct vm_area_struct *vma,
 static inline bool page_hva_harvest_dirty(struct page *page)
 {
 	return false;
+}
+
+static inline void page_hva_keep_pinned(struct folio *folio)
+{
 }
 
 static inline void page_hva_notify_lazyfree(void)

@@ -157,6 +157,29 @@ static void undo_referenced(struct anon_fixture *f)
 	folio_put(f->folio);
 }
 
+/* In use after all: it would be written to swap */
+static void set_swapbacked(struct anon_fixture *f)
+{
+	folio_set_swapbacked(f->folio);
+}
+
+static void undo_swapbacked(struct anon_fixture *f)
+{
+	folio_clear_swapbacked(f->folio);
+}
+
+static void set_merged(struct anon_fixture *f)
+{
+	f->folio->mapping = (void *)((unsigned long)f->folio->mapping |
+				     PAGE_MAPPING_KSM);
+}
+
+static void undo_merged(struct anon_fixture *f)
+{
+	f->folio->mapping = (void *)((unsigned long)f->folio->mapping &
+				     ~PAGE_MAPPING_MOVABLE);
+}
+
 static void set_looked_up(struct anon_fixture *f)
 {
 	page_hva_make_stable(f->folio);
@@ -227,6 +250,9 @@ static const struct condition conditions[] = {
 	{ "dirty", HVA_REFUSED_MAPPING, set_dirty, undo_dirty },
 	{ "shared", HVA_REFUSED_MAPPING, set_shared, undo_shared },
 	{ "referenced", HVA_REFUSED_REFS, set_referenced, undo_referenced },
+	{ "swap backed again", HVA_REFUSED_MAPPING, set_swapbacked,
+	  undo_swapbacked },
+	{ "merged by KSM", HVA_REFUSED_MAPPING, set_merged, undo_merged },
 	{ "looked up", HVA_REFUSED_HOT, set_looked_up },
 	{ "locked", HVA_REFUSED_LOCKED, set_locked, undo_locked },
 	{ "writeback", HVA_REFUSED_WRITEBACK, set_writeback, undo_writeback },
@@ -273,6 +299,9 @@ static void condition_test(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, (int)c->expected, (int)result);
 	KUNIT_EXPECT_EQ(test, is_volatile,
 			folio_hva_state(f->folio) == FOLIO_VOLATILE);
+	KUNIT_EXPECT_EQ(test, is_volatile,
+			page_hva_usage(page_hva_get_state(&f->folio->page)) >=
+			PAGE_HVA_POT_VOLATILE);
 }
 
 /*

@@ -210,6 +210,27 @@ static void undo_private_kept(struct file_fixture *f, struct folio *folio)
 	folio_detach_private(folio);
 }
 
+/* The file system may need them once the reference is used to write. */
+static void set_private_referenced(struct file_fixture *f, struct folio *folio)
+{
+	folio_attach_private(folio, f);
+	folio_get(folio);
+}
+
+static void undo_private_referenced(struct file_fixture *f,
+				    struct folio *folio)
+{
+	KUNIT_EXPECT_EQ(kunit_get_current_test(), 0, f->released);
+	folio_put(folio);
+	folio_detach_private(folio);
+}
+
+/* As khugepaged makes them, and nobody else */
+static void set_no_large_folios(struct file_fixture *f, struct folio *folio)
+{
+	mapping_set_folio_order_range(&f->inode.i_data, 0, 0);
+}
+
 static void set_not_uptodate(struct file_fixture *f, struct folio *folio)
 {
 	folio_clear_uptodate(folio);
@@ -456,6 +477,10 @@ static const struct condition conditions[] = {
 	{ "private data, released", HVA_VOLATILE, set_private },
 	{ "private data, kept", HVA_REFUSED_PRIVATE, set_private_kept,
 	  undo_private_kept },
+	{ "private data, referenced", HVA_REFUSED_REFS, set_private_referenced,
+	  undo_private_referenced },
+	{ "large, not supported", HVA_REFUSED_MAPPING, set_no_large_folios,
+	  .order = 3 },
 	{ "not uptodate", HVA_EVICTED, set_not_uptodate },
 	{ "directory", HVA_REFUSED_MAPPING, set_directory },
 	{ "block device", HVA_REFUSED_MAPPING, set_block_device },

@@ -34,6 +34,11 @@
  * The block layer is drained before, so that no request is in flight: direct
  * I/O has looked up the pages, and does not fault any more.
  *
+ * Content must not come back after the guest has called it unused, or after the
+ * reclaimer has dropped the block; neither stops the thread. So a lock is held
+ * to look at the bit and to fill the memory, and whoever clears the bit takes
+ * it, together with the change of the state, or before the memory is released.
+ *
  * A migration reads preserved blocks like anybody else. They are not preserved
  * at the destination, which may have a paging file of its own.
  */
@@ -41,6 +46,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/stats64.h"
 #include "qemu/thread.h"
@@ -54,6 +60,7 @@
 #include "hw/s390x/page-states.h"
 #include "hw/s390x/s390-pager.h"
 #include "hw/s390x/storage-attributes.h"
+#include "system/cpu-throttle.h"
 #include "cpu.h"
 
 #ifdef CONFIG_LINUX
@@ -69,6 +76,7 @@ static struct {
     uint64_t blocks;
     unsigned long *stored;      /* blocks whose content is in the file */
     unsigned long *copied;      /* so is theirs, if nobody stores into them */
+    QemuMutex lock;             /* of "stored" and what is in memory */
     QemuThread thread;
     Stat64 out;
     Stat64 in;
@@ -108,10 +116,24 @@ static void keep(uint64_t gfn)
 
 void s390_pager_forget(uint64_t gfn, uint64_t n)
 {
-    for (; pager.uffd >= 0 && n; gfn++, n--) {
+    if (pager.uffd < 0) {
+        return;
+    }
+    QEMU_LOCK_GUARD(&pager.lock);
+    for (; n; gfn++, n--) {
         clear(pager.stored, gfn);
         keep(gfn);
     }
+}
+
+bool s390_pager_drop(uint64_t gfn, uint8_t old, uint8_t new)
+{
+    QEMU_LOCK_GUARD(&pager.lock);
+    if (!s390_page_state_change(s390_page_states(), gfn, old, new)) {
+        return false;
+    }
+    clear(pager.stored, gfn);
+    return true;
 }
 
 void s390_pager_statistics(uint64_t *out, uint64_t *in)
@@ -165,22 +187,28 @@ static void page_in(uint64_t gfn)
 {
     static uint8_t buffer[TARGET_PAGE_SIZE] QEMU_ALIGNED(TARGET_PAGE_SIZE);
     uint8_t *host = pager.ram + gfn * TARGET_PAGE_SIZE;
+    bool read = is_set(pager.stored, gfn);
 
-    if (!is_set(pager.stored, gfn)) {
-        fill(host, NULL);
-        return;
-    }
-    if (pread(pager.file, buffer, TARGET_PAGE_SIZE, gfn * TARGET_PAGE_SIZE) !=
-        TARGET_PAGE_SIZE) {
+    if (read && pread(pager.file, buffer, TARGET_PAGE_SIZE,
+                      gfn * TARGET_PAGE_SIZE) != TARGET_PAGE_SIZE) {
         /* As for a machine that cannot read its paging device any more */
         error_report("paging file: cannot read block 0x%" PRIx64 ": %s", gfn,
                      strerror(errno));
         abort();
     }
-    make_resident(gfn);
-    clear(pager.stored, gfn);
-    stat64_add(&pager.in, 1);
-    fill(host, buffer);
+    QEMU_LOCK_GUARD(&pager.lock);
+    if (!is_set(pager.stored, gfn)) {
+        /* It was zero, or became so while it was read. */
+        fill(host, NULL);
+    } else if (read) {
+        make_resident(gfn);
+        clear(pager.stored, gfn);
+        stat64_add(&pager.in, 1);
+        fill(host, buffer);
+    } else {
+        /* It was there, and has just been paged out: look again. */
+        uffd_wakeup(pager.uffd, host, TARGET_PAGE_SIZE);
+    }
 }
 
 static void *pager_thread(void *opaque)
@@ -199,6 +227,9 @@ static void *pager_thread(void *opaque)
 
             if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
                 keep(gfn);
+                /* If it has just been paged out, it is to be missed now. */
+                uffd_wakeup(pager.uffd, pager.ram + gfn * TARGET_PAGE_SIZE,
+                            TARGET_PAGE_SIZE);
             } else {
                 page_in(gfn);
             }
@@ -256,8 +287,10 @@ static bool page_out_block(QEMUS390StAttribState *sas, uint64_t gfn)
                                false);
         return false;
     }
-    set(pager.stored, gfn);
-    madvise(host, TARGET_PAGE_SIZE, MADV_DONTNEED);
+    WITH_QEMU_LOCK_GUARD(&pager.lock) {
+        set(pager.stored, gfn);
+        madvise(host, TARGET_PAGE_SIZE, MADV_DONTNEED);
+    }
     uffd_wakeup(pager.uffd, host, TARGET_PAGE_SIZE);
     return true;
 }
@@ -269,7 +302,10 @@ typedef struct PageOut {
     int64_t ns;
 } PageOut;
 
-/* Runs on a CPU with the BQL held, in between its translation blocks. */
+/*
+ * Runs with the BQL held, on a CPU, in between its translation blocks, or in
+ * the main thread.
+ */
 static void do_page_out(CPUState *cs, run_on_cpu_data data)
 {
     QEMUS390StAttribState *sas = s390_page_states();
@@ -305,7 +341,10 @@ unsigned int s390_pager_page_out(uint64_t *gfn, unsigned int n, int64_t *ns)
             gfn[p.n++] = gfn[i];
         }
     }
-    if (p.n) {
+    if (p.n && cpu_throttle_active()) {
+        /* The CPU may sleep for a second before it does it. */
+        do_page_out(NULL, RUN_ON_CPU_HOST_PTR(&p));
+    } else if (p.n) {
         run_on_cpu(first_cpu, do_page_out, RUN_ON_CPU_HOST_PTR(&p));
     }
     bdrv_drain_all_end();
@@ -333,6 +372,7 @@ bool s390_pager_init(const char *path, Error **errp)
     pager.blocks = sas->ram_blocks;
     pager.stored = bitmap_new(pager.blocks);
     pager.copied = bitmap_new(pager.blocks);
+    qemu_mutex_init(&pager.lock);
     pager.uffd = uffd_create_fd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, true);
     if (pager.uffd < 0 ||
         uffd_register_memory(pager.uffd, pager.ram, size,
@@ -355,6 +395,11 @@ bool s390_pager_enabled(void)
 
 void s390_pager_forget(uint64_t gfn, uint64_t n)
 {
+}
+
+bool s390_pager_drop(uint64_t gfn, uint8_t old, uint8_t new)
+{
+    g_assert_not_reached();
 }
 
 void s390_pager_statistics(uint64_t *out, uint64_t *in)

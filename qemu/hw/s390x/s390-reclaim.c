@@ -40,6 +40,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/iov.h"
+#include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/madvise.h"
 #include "qemu/timer.h"
@@ -56,6 +57,7 @@
 #include "hw/s390x/storage-keys.h"
 #include "migration/misc.h"
 #include "migration/postcopy-ram.h"
+#include "system/cpu-throttle.h"
 #include "system/hostmem.h"
 #include "system/replay.h"
 #include "system/runstate.h"
@@ -102,7 +104,10 @@ static struct {
     MemoryRegion *ram;
     S390DiscardPolicy policy;
     bool prepared;
+    NotifierWithReturn precopy_notifier;
     NotifierWithReturn postcopy_notifier;
+    /* held while blocks are dropped */
+    QemuMutex lock;
     /* where to go on looking; stable ones are to be paged out */
     uint64_t cursor[S390_PAGE_USAGE__MAX];
     /* how many blocks to page out in one exclusive section */
@@ -123,6 +128,20 @@ static struct {
     Stat64 section_ns;
     Stat64 section_max_ns;
 } reclaim;
+
+/*
+ * While memory is being loaded, blocks must not be taken: with postcopy, they
+ * would be missed again, and the source would be asked for them in vain. Nor
+ * may the source take any from the switchover on: with postcopy, the content of
+ * blocks follows their states, and memory may be shared with the destination.
+ */
+static bool is_migrating(void)
+{
+    return runstate_check(RUN_STATE_INMIGRATE) ||
+           runstate_check(RUN_STATE_FINISH_MIGRATE) ||
+           runstate_check(RUN_STATE_POSTMIGRATE) ||
+           migration_in_incoming_postcopy();
+}
 
 static bool key_changed(uint64_t gfn)
 {
@@ -265,7 +284,8 @@ static unsigned int drop_runs(QEMUS390StAttribState *sas, Batch *b,
 
 /*
  * To be called in an exclusive section. How long a block takes depends on the
- * host, so what does not fit into a section stays in the batch.
+ * host, so what does not fit into a section stays in the batch. The guest may
+ * have been stopped for the switchover since the batch was found.
  */
 static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
 {
@@ -273,8 +293,14 @@ static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
     unsigned int i = 0;
     CPUState *cs;
 
+    QEMU_LOCK_GUARD(&reclaim.lock);
     b->taken = 0;
     b->released = 0;
+    b->ns = 0;
+    if (is_migrating()) {
+        b->n = 0;
+        return;
+    }
     while (i < b->n && ns < SECTION_NS) {
         i += drop_runs(sas, b, i);
         ns = get_clock() - begin;
@@ -294,7 +320,10 @@ static void drop_batch(QEMUS390StAttribState *sas, Batch *b)
     count_section(b->ns);
 }
 
-/* Runs on a CPU with the BQL held, in between its translation blocks. */
+/*
+ * Runs with the BQL held, on a CPU, in between its translation blocks, or in
+ * the main thread.
+ */
 static void do_drop_batch(CPUState *cs, run_on_cpu_data data)
 {
     /* A CPU that waits for the BQL would never reach the section's start. */
@@ -303,6 +332,19 @@ static void do_drop_batch(CPUState *cs, run_on_cpu_data data)
     drop_batch(s390_page_states(), data.host_ptr);
     end_exclusive();
     bql_lock();
+}
+
+/*
+ * On a CPU it is faster: that needs not sleep and be woken up. But if CPUs are
+ * throttled for a migration, it may sleep for a second before.
+ */
+static void stop_cpus_and_drop(Batch *b)
+{
+    if (cpu_throttle_active()) {
+        do_drop_batch(NULL, RUN_ON_CPU_HOST_PTR(b));
+    } else {
+        run_on_cpu(first_cpu, do_drop_batch, RUN_ON_CPU_HOST_PTR(b));
+    }
 }
 
 /*
@@ -389,11 +431,11 @@ static uint64_t reclaim_blocks(QEMUS390StAttribState *sas, S390PageUsage usage,
     b->usage = usage;
     b->spare_referenced = spared;
     b->n = 0;
-    while ((left || b->n) && taken < want) {
+    while ((left || b->n) && taken < want && !is_migrating()) {
         b->spared = 0;
         find_batch(sas, b, &left, want - taken);
         if (b->n) {
-            run_on_cpu(first_cpu, do_drop_batch, RUN_ON_CPU_HOST_PTR(b));
+            stop_cpus_and_drop(b);
             let_cpus_run(b->ns);
             taken += b->taken;
             *released += b->released;
@@ -469,15 +511,18 @@ static bool release_zero_blocks(uint64_t gfn, uint64_t n)
 }
 
 /*
- * While memory is being loaded, blocks must not be taken: with postcopy, they
- * would be missed again, and the source would be asked for them in vain. Nor
- * may the source take what the destination has not got yet.
+ * When the guest is stopped for the switchover: whoever is dropping blocks has
+ * done so before their states are sent, and the next one sees is_migrating().
  */
-static bool is_migrating(void)
+static int notify_precopy(NotifierWithReturn *n, void *data, Error **errp)
 {
-    return runstate_check(RUN_STATE_INMIGRATE) ||
-           runstate_check(RUN_STATE_FINISH_MIGRATE) ||
-           migration_in_incoming_postcopy();
+    PrecopyNotifyData *pnd = data;
+
+    if (pnd->reason == PRECOPY_NOTIFY_COMPLETE) {
+        qemu_mutex_lock(&reclaim.lock);
+        qemu_mutex_unlock(&reclaim.lock);
+    }
+    return 0;
 }
 
 /* Postcopy wants the userfaults for itself, and no block to be taken. */
@@ -531,7 +576,9 @@ S390ReclaimInfo *qmp_x_s390_reclaim_pages(bool has_bytes, uint64_t bytes,
         return NULL;
     }
     if (is_migrating()) {
-        error_setg(errp, "Memory is just being migrated");
+        error_setg(errp, runstate_check(RUN_STATE_POSTMIGRATE) ?
+                   "The guest has been migrated" :
+                   "Memory is just being migrated");
         return NULL;
     }
     if (!prepare(sas, errp)) {
@@ -640,7 +687,7 @@ static void page_out_blocks(QEMUS390StAttribState *sas, uint64_t want,
     uint8_t state;
     int64_t ns;
 
-    while (want && left) {
+    while (want && left && !is_migrating()) {
         for (n = 0; left && n < MIN(want, reclaim.page_out_batch); left--) {
             uint64_t i = *cursor < sas->ram_blocks ? *cursor : 0;
 
@@ -806,6 +853,9 @@ void s390_reclaim_init(void)
     reclaim.page_out_batch = PAGE_OUT_BLOCKS;
     reclaim.policy = sas->discard;
     reclaim.random = sas->discard_seed ?: 1;
+    qemu_mutex_init(&reclaim.lock);
+    reclaim.precopy_notifier.notify = notify_precopy;
+    precopy_add_notifier(&reclaim.precopy_notifier);
     reclaim.postcopy_notifier.notify = notify_postcopy;
     postcopy_add_notifier(&reclaim.postcopy_notifier);
     if (can_release(ms, &err)) {

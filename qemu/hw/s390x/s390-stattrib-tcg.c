@@ -32,8 +32,11 @@
  * It follows that a CPU never has a TLB entry for a block that is not
  * resident, so that the check where the TLB is filled is sufficient and costs
  * a running guest nothing. It also follows that the memory behind a block in a
- * zero state is all zeros, always: it starts that way, the reclaimer leaves it
- * that way, and whatever writes to it makes it resident first or is undone.
+ * zero state is all zeros: it starts that way, the reclaimer leaves it that
+ * way, and what is written to it makes it resident or is undone. Devices are an
+ * exception until they say that they have written, and so is what they never
+ * say: vhost devices, and those that abandon a request (see
+ * virtqueue_detach_element()) which has written something.
  */
 
 #include "qemu/osdep.h"
@@ -47,6 +50,7 @@
 #include "exec/ram_addr.h"
 #include "hw/boards.h"
 #include "hw/s390x/page-states.h"
+#include "hw/s390x/s390-pager.h"
 #include "hw/s390x/s390-virtio-ccw.h"
 #include "hw/s390x/storage-attributes.h"
 #include "migration/misc.h"
@@ -120,6 +124,16 @@ bool s390_page_state_change(QEMUS390StAttribState *sas, uint64_t gfn,
     return true;
 }
 
+static bool essa_change(QEMUS390StAttribState *sas, uint64_t gfn,
+                        uint8_t old, uint8_t new)
+{
+    if ((old & S390_PS_CONTENT) == S390_PS_PRESERVED &&
+        (new & S390_PS_CONTENT) == S390_PS_ZERO) {
+        return s390_pager_drop(gfn, old, new);
+    }
+    return s390_page_state_change(sas, gfn, old, new);
+}
+
 uint8_t s390_page_state_essa(uint64_t gfn, unsigned command, bool changed)
 {
     QEMUS390StAttribState *sas = active;
@@ -131,7 +145,7 @@ uint8_t s390_page_state_essa(uint64_t gfn, unsigned command, bool changed)
         if (new == old) {
             break;
         }
-    } while (!s390_page_state_change(sas, gfn, old, new));
+    } while (!essa_change(sas, gfn, old, new));
 
     return old & S390_PS_GUEST;
 }
@@ -386,7 +400,7 @@ static int notify_precopy(NotifierWithReturn *n, void *data, Error **errp)
             break;
         }
         qatomic_set(&sas->skipping, true);
-        /* Pairs with mark_content_dirty(), as in the function above. */
+        /* Pairs with the barrier in mark_dirty(), as "migrating" does. */
         smp_mb();
         skip_worthless_blocks(sas);
         break;

@@ -26,8 +26,11 @@ bool s390_pager_enabled(void);
  */
 unsigned int s390_pager_page_out(uint64_t *gfn, unsigned int n, int64_t *ns);
 
-/* The content of blocks is not needed any more. */
+/* The content of blocks is not needed any more; they are to be released. */
 void s390_pager_forget(uint64_t gfn, uint64_t n);
+
+/* The same for a preserved block. Returns false if its state is not @old. */
+bool s390_pager_drop(uint64_t gfn, uint8_t old, uint8_t new);
 
 /* Blocks written to, and read from, the paging file */
 void s390_pager_statistics(uint64_t *out, uint64_t *in);

@@ -53,6 +53,9 @@ INSN(l, "l %r5,0(%r2)");
 INSN(lh, "lh %r5,0(%r2)");
 INSN(ic, "ic %r5,0(%r2)");
 INSN(icm, "icm %r5,15,0(%r2)");
+INSN(icm_base, "icm %r2,7,0(%r2)");
+INSN(icmy_base, "icmy %r2,14,0(%r2)");
+INSN(icmh_base, "icmh %r2,13,0(%r2)");
 INSN(lrvg, "lrvg %r5,0(%r2)");
 INSN(lmg, "lmg %r5,%r11,0(%r2)");
 INSN(lm, "lm %r5,%r11,0(%r2)");
@@ -182,6 +185,8 @@ INSN(troo, "1: troo %r2,%r4,1; jo 1b");
 INSN(trot, "1: trot %r2,%r4,1; jo 1b");
 INSN(trto, "1: trto %r2,%r4,1; jo 1b");
 INSN(trtt, "1: trtt %r2,%r4,1; jo 1b");
+INSN(troo_self, "1: troo %r2,%r8,1; jo 1b");
+INSN(trtt_self, "1: trtt %r2,%r8,1; jo 1b");
 INSN(pack_dst, "pack 0(8,%r2),0(15,%r4)");
 INSN(pack_src, "pack 0(8,%r4),0(15,%r2)");
 INSN(pack_self, "pack 0(15,%r2),0(15,%r2)");
@@ -196,6 +201,8 @@ INSN(unpku_dst, "unpku 0(20,%r2),0(%r4)");
 INSN(unpku_src, "unpku 0(20,%r4),0(%r2)");
 INSN(tp, "tp 0(10,%r2)");
 INSN(cu12, "1: cuutf %r6,%r8; jo 1b");
+INSN(cu41_self, "1: cu41 %r6,%r8; jo 1b");
+INSN(cu42_self, "1: cu42 %r6,%r8; jo 1b");
 INSN(kimd, ".insn rre,0xb93e0000,%r0,%r8");
 /* Control */
 INSN(lpswe, "lpswe 0(%r2)");
@@ -224,6 +231,10 @@ INSN(sske, "sske %r5,%r2");
 INSN(rrbe, "rrbe %r0,%r2");
 INSN(ivsk, ".insn rre,0xb2230000,%r5,%r2");
 
+/* Characters for TRTT, and in UTF-32 */
+static const char trtt_chars[] = "\0\1\0\3\0\5\0\7\0\11\0\13\0\15\0\17";
+static const char utf32[] = "\0\0\0a\0\0\40\254\0\1\366\0\0\0\0b\0\0\0\344";
+
 #define R(n, value) [n] = (uint64_t)(value)
 #define A (AUX + 0x200)
 #define T(name, ...) { #name, insn_##name, __VA_ARGS__ }
@@ -234,6 +245,9 @@ static const struct test tests[] = {
     T(lh, CROSS, 0x100, 1),
     T(ic, 0, 0xfff),
     T(icm, CROSS, 0x100, 2),
+    T(icm_base, CROSS, 0x100, 1),
+    T(icmy_base, CROSS, 0x100, 2),
+    T(icmh_base, CROSS, 0x100, 1),
     T(lrvg, CROSS, 0x100, 4),
     T(lmg, CROSS, 0x100, 24),
     T(lm, CROSS, 0x100, 8),
@@ -381,6 +395,11 @@ static const struct test tests[] = {
       { R(0, 0), R(1, A + 256), R(3, 100), R(4, A) }),
     T(trtt, CROSS | PARTIAL, 0x100, 8,
       { R(0, 0), R(1, A + 256), R(3, 100), R(4, A) }),
+    T(troo_self, CROSS | PARTIAL | STORES_FIRST, 0x100, 8,
+      { R(0, 0), R(1, A + 256), R(3, 100), R(9, 1) }),
+    T(trtt_self, CROSS | PARTIAL | STORES_FIRST | CONTENT, 0x100, 8,
+      { R(0, 0), R(1, A + 256), R(3, 16), R(9, 1) },
+      trtt_chars, trtt_chars + 16),
     T(pack_dst, CROSS, 0x100, 4, { R(4, A) }),
     T(pack_src, CROSS, 0x100, 4, { R(4, A) }),
     T(pack_self, CROSS, 0x100, 4),
@@ -396,6 +415,10 @@ static const struct test tests[] = {
     T(tp, CROSS, 0x100, 4),
     T(cu12, CROSS | PARTIAL | STORES_FIRST | CONTENT, 0x100, 8,
       { R(6, A), R(7, 512), R(8, 0), R(9, 18) }, "a string that ends", NULL),
+    T(cu41_self, CROSS | PARTIAL | STORES_FIRST | CONTENT, 0x100, 8,
+      { R(7, 0x300), R(9, 20) }, utf32, utf32 + 20),
+    T(cu42_self, CROSS | PARTIAL | STORES_FIRST | CONTENT, 0x100, 12,
+      { R(7, 0x300), R(9, 20) }, utf32, utf32 + 20),
     T(kimd, CROSS | PARTIAL | NO_ACCESS, 0x100, 8,
       { R(0, 0), R(1, A), R(8, A), R(9, 128) }),
 

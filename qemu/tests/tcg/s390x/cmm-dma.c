@@ -3,7 +3,7 @@
  *
  * SENSE ID makes any channel device write some bytes; the default network card
  * will do. Blocks that were never touched are zero. To be run with
- * discard=demand.
+ * discard=demand, and a memory device of at least a MiB, which starts at 1 GiB.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -39,10 +39,10 @@ struct irb {
     uint32_t rest[21];
 } __attribute__((packed, aligned(4)));
 
+#define DEVICE 0x40000000UL
+
 #define SENSE_ID 0xe4
 #define SLI 0x20
-#define KEY_R 4
-#define KEY_C 2
 
 static unsigned long schid;
 static int io(const char *op, void *operand)
@@ -152,6 +152,35 @@ static void test_two_blocks(void)
         "only the former gets the data");
 }
 
+/* Memory devices have storage keys, too. */
+INSN(lg, "lg %r3,0(%r2)");
+
+static void test_memory_device(void)
+{
+    unsigned char *block = (unsigned char *)DEVICE + 5 * BLOCK;
+    uint64_t regs[16] = { [2] = DEVICE };
+    struct ccw1 ccw = { SENSE_ID, SLI, 7, (unsigned long)block - 3 };
+    int status;
+
+    if (!ok1(execute(insn_lg, regs, 0, NULL) == 0,
+             "there is a memory device")) {
+        return;
+    }
+    memset(block - 2 * BLOCK, 0x5a, 4 * BLOCK);
+    set_key(block - 2 * BLOCK, 0);
+    set_key(block - BLOCK, 0);
+    set_key(block, 0);
+    set_key(block + BLOCK, 0);
+    status = run_ccw(&ccw);
+    ok1(status == 0 && get_key(block - BLOCK) == (KEY_R | KEY_C) &&
+        get_key(block) == (KEY_R | KEY_C),
+        "device writes to a memory device: referenced and changed");
+    ok1(get_key(block - 2 * BLOCK) == 0 && get_key(block + BLOCK) == 0,
+        "other blocks of it are not");
+    ok1(block[-3] == 0xff && block[-4] == 0x5a && block[4] == 0x5a &&
+        get_state(block) == SR, "device writes to a memory device: is there");
+}
+
 /* The channel program itself was discarded: it is zeros for the device. */
 static void test_ccw(void)
 {
@@ -207,6 +236,7 @@ int main(void)
     }
     test_into();
     test_two_blocks();
+    test_memory_device();
     test_ccw();
     test_operands();
     return tap_done();

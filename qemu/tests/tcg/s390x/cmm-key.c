@@ -10,9 +10,6 @@
 
 #include "cmm.h"
 
-#define KEY_R 4
-#define KEY_C 2
-
 static unsigned char block[BLOCK] __attribute__((aligned(4096)));
 static unsigned char other[BLOCK] __attribute__((aligned(4096)));
 

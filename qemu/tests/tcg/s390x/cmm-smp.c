@@ -34,9 +34,13 @@ static struct {
 } blocks[BLOCKS];
 
 static struct counts {
-    unsigned long rounds, discarded, faults, races, kept, errors;
-    unsigned long pad[10];
+    unsigned long rounds, discarded, faults, races, kept, keyed, errors;
+    unsigned long pad[9];
 } counts[MAX_CPUS] __attribute__((aligned(128)));
+
+/* A block of which one CPU resets the storage key; odd while it does. */
+static unsigned char keyed[BLOCK] __attribute__((aligned(4096)));
+static volatile uint32_t resets;
 
 static volatile unsigned int running, stop;
 static unsigned int ncpus;
@@ -253,6 +257,32 @@ static void own(unsigned int cpu, unsigned int i, uint64_t random)
     }
 }
 
+/* The change bit is on before. */
+static void reset_key(void)
+{
+    *(volatile uint64_t *)keyed = 0;
+    __sync_fetch_and_add(&resets, 1);
+    set_key(keyed, 0);
+    __sync_fetch_and_add(&resets, 1);
+}
+
+/* Who sees the key reset, and stores, sets the change bit again. */
+static void store_after_reset(unsigned int cpu)
+{
+    uint32_t reset = resets;
+
+    if (!(reset & 1) || (get_key(keyed) & KEY_C)) {
+        return;
+    }
+    *(volatile uint64_t *)keyed = cpu;
+    if (get_key(keyed) & KEY_C) {
+        counts[cpu].keyed++;
+    } else if (resets == reset) {
+        counts[cpu].errors++;
+        ml_printf("# cpu %d: a store after SSKE left no change bit\n", cpu);
+    }
+}
+
 void smp_main(unsigned long cpu)
 {
     uint64_t random = cpu * 0x9e3779b97f4a7c15UL + 88172645463325252UL;
@@ -272,6 +302,11 @@ void smp_main(unsigned long cpu)
         i = next_random(&random) % BLOCKS;
         if (try_load(pool + i * BLOCK, &value)) {
             counts[cpu].races++;
+        }
+        if (cpu > 1) {
+            store_after_reset(cpu);
+        } else if (i % 16 == 0) {
+            reset_key();
         }
     }
     __sync_fetch_and_sub(&running, 1);
@@ -327,11 +362,13 @@ int main(void)
         sum.faults += counts[cpu].faults;
         sum.races += counts[cpu].races;
         sum.kept += counts[cpu].kept;
+        sum.keyed += counts[cpu].keyed;
         sum.errors += counts[cpu].errors;
     }
     ml_printf("# %ld rounds, %ld found discarded, %ld faults, %ld in races, "
-              "%ld kept by a store, %ld errors\n", sum.rounds, sum.discarded,
-              sum.faults, sum.races, sum.kept, sum.errors);
+              "%ld kept by a store, %ld set the change bit again, %ld errors\n",
+              sum.rounds, sum.discarded, sum.faults, sum.races, sum.kept,
+              sum.keyed, sum.errors);
     ok1(sum.rounds > 1000, "the CPUs worked");
     ok1(sum.discarded > 0 && sum.faults > 0, "the host took blocks away");
     ok1(sum.errors == 0, "no content was lost or made up");

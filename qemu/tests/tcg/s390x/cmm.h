@@ -244,6 +244,10 @@ static inline unsigned int get_state(const void *block)
     return essa(block, GET_STATE);
 }
 
+/* The reference and the change bit of a storage key */
+#define KEY_R 4
+#define KEY_C 2
+
 static inline void set_key(const void *block, unsigned int key)
 {
     asm volatile("sske %0,%1" : : "d" (key), "d" (block) : "memory");

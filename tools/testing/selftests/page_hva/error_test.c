@@ -530,4 +530,89 @@ TEST_F_TIMEOUT(error, disk_is_gone, HVA_TIMEOUT)
 	munmap(map, FILE_SIZE);
 }
 
+/* Swap, whose slots have the only copy of what was dropped from the swap cache */
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+
+static bool swap_on(void)
+{
+	static char path[256];
+
+	snprintf(path, sizeof(path), "%s", hva_path("mnt/swap"));
+	hva_swap_device = path;
+	return hva_swap_on(MIB(8));
+}
+
+/* Memory most of which is in swap alone; NULL if it is not */
+static char *swap_in_and_drop(void)
+{
+	char *mem = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	long i, before = hva_count("hva_swapcache");
+
+	if (mem == MAP_FAILED)
+		hva_die("mmap");
+	hva_fill(mem, FILE_SIZE, 2, 0);
+	for (i = 0; i < 3; i++)
+		madvise(mem, FILE_SIZE, MADV_PAGEOUT);
+	for (i = 0; i < NR_PAGES; i++)
+		hva_touch(mem + i * hva_page);
+	hva_offer();
+	hva_host_reclaim();
+	if (hva_count("hva_swapcache") - before >= NR_PAGES * 3 / 4)
+		return mem;
+	munmap(mem, FILE_SIZE);
+	return NULL;
+}
+
+static bool page_is_right(const char *mem, long nr)
+{
+	return hva_differs(mem + nr * hva_page, hva_page, 2, nr * hva_page) < 0;
+}
+
+TEST_F_TIMEOUT(error, swap_slots_cannot_be_read, HVA_TIMEOUT)
+{
+	const char *cluster = "/proc/sys/vm/page-cluster";
+	long i, failed = 0;
+	char mode[32], *mem;
+
+	if (!hva_get(HVA_DIR "/mode", mode, sizeof(mode)) ||
+	    strncmp(mode, "full", 4))
+		SKIP(return, "boot with page_hva=full");
+	ASSERT_TRUE(swap_on());
+	/* What readahead could not read fails until reclaim takes it */
+	ASSERT_TRUE(hva_put(cluster, "0"));
+	mem = swap_in_and_drop();
+	EXPECT_NE(mem, NULL);
+	all_sectors(false);
+	for (i = 0; mem && i < NR_PAGES; i += 8)
+		failed += touch_gives_sigbus(mem + i * hva_page);
+	EXPECT_GE(failed, NR_PAGES / 8 * 3 / 4);
+	/* The others are as if nothing had happened */
+	all_sectors(true);
+	for (i = 0; mem && i < NR_PAGES; i++)
+		EXPECT_TRUE(i % 8 == 0 || page_is_right(mem, i));
+	munmap(mem, FILE_SIZE);
+
+	/* Swapoff ends all the same, and what it could not read is lost, not wrong */
+	mem = swap_in_and_drop();
+	EXPECT_NE(mem, NULL);
+	all_sectors(false);
+	EXPECT_TRUE(hva_swap_off());
+	all_sectors(true);
+	for (i = failed = 0; mem && i < NR_PAGES; i++) {
+		if (touch_gives_sigbus(mem + i * hva_page))
+			failed++;
+		else
+			EXPECT_TRUE(page_is_right(mem, i));
+	}
+	EXPECT_GE(failed, NR_PAGES * 3 / 4);
+	munmap(mem, FILE_SIZE);
+	hva_put(cluster, "3");
+	hva_swap_device = NULL;
+	unlink(hva_path("mnt/swap"));
+}
+
 TEST_HARNESS_MAIN

@@ -14,6 +14,7 @@
 #include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "page_hva_util.h"
 #include "../kselftest_harness.h"
@@ -93,6 +94,55 @@ TEST_F_TIMEOUT(offer, written_pages_are_volatile_after_two_scans, HVA_TIMEOUT)
 	/* ... and having been looked up, not any more */
 	EXPECT_LE(volatile_pages(fd), HVA_NOISE);
 	EXPECT_EQ(hva_check(fd, FILE_SIZE, 1), 0);
+}
+
+/* How many pages have buffer heads, or what else their file system keeps there */
+static long private_pages(const unsigned long *pfn, long nr)
+{
+	int flags = open("/proc/kpageflags", O_RDONLY);
+	const int private = 35;	/* KPF_PRIVATE */
+	long i, n = 0;
+	uint64_t word;
+
+	for (i = 0; i < nr; i++) {
+		if (pread(flags, &word, 8, pfn[i] * 8) != 8)
+			hva_die("/proc/kpageflags");
+		n += word >> private & 1;
+	}
+	close(flags);
+	return n;
+}
+
+/* Who has pinned a page may store to it, and not ask the file system before */
+TEST_F_TIMEOUT(offer, private_data_of_referenced_pages_stays, HVA_TIMEOUT)
+{
+	const size_t size = 16 * hva_page;
+	int fd = hva_create("file", size, 1), pipes[2];
+	char *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	struct iovec iov = { map, size };
+	unsigned long pfn[16];
+	size_t off;
+	long had;
+
+	ASSERT_NE(map, MAP_FAILED);
+	for (off = 0; off < size; off += hva_page)
+		*(volatile char *)(map + off) = map[off];
+	ASSERT_EQ(fsync(fd), 0);
+	ASSERT_EQ(hva_present(map, size, pfn), 16);
+	ASSERT_EQ(pipe(pipes), 0);
+	ASSERT_EQ(vmsplice(pipes[1], &iov, 1, 0), size);
+	munmap(map, size);
+	had = private_pages(pfn, 16);
+	if (!had)
+		SKIP(return, "this file system keeps nothing there");
+	hva_scan(4);
+	EXPECT_EQ(private_pages(pfn, 16), had);
+	/* Control: it goes when they are not referenced any more */
+	close(pipes[0]);
+	close(pipes[1]);
+	hva_scan(4);
+	EXPECT_LE(private_pages(pfn, 16), had / 4);
+	EXPECT_EQ(hva_check(fd, size, 1), 0);
 }
 
 TEST_F_TIMEOUT(offer, read_pages_are_volatile_after_two_scans, HVA_TIMEOUT)

@@ -606,7 +606,6 @@ TEST_F_TIMEOUT(stress, memory_offline, HVA_TIMEOUT)
 	if (!dir)
 		SKIP(return, "no memory hotplug");
 	fd = hva_create("file", size, 1);
-	EXPECT_EQ(hva_check(fd, size, 1), 0);
 	moved = hva_count("pgmigrate_success");
 	while ((de = readdir(dir))) {
 		if (strncmp(de->d_name, "memory", 6))
@@ -614,6 +613,8 @@ TEST_F_TIMEOUT(stress, memory_offline, HVA_TIMEOUT)
 		snprintf(path, sizeof(path),
 			 "/sys/devices/system/memory/%s/state", de->d_name);
 		tried++;
+		/* What is dropped need not be moved */
+		EXPECT_EQ(hva_check(fd, size, 1), 0);
 		if (!set_memory_block(path, "offline"))
 			continue;
 		done++;
@@ -625,7 +626,8 @@ TEST_F_TIMEOUT(stress, memory_offline, HVA_TIMEOUT)
 	EXPECT_EQ(hva_check(fd, size, 1), 0);
 	ksft_print_msg("%d of %d memory blocks, %ld pages moved\n", done,
 		       tried, moved);
-	if (!moved)
+	EXPECT_GE(moved, done ? 1000 : 0);
+	if (!done && !_metadata->exit_code)
 		SKIP(return, "no memory block could be taken offline");
 }
 

@@ -29,6 +29,7 @@
 /* What must be in the swap cache for a test to mean something */
 #define MOST		(NR_PAGES * 3 / 4)
 #define SECONDS		10
+#define PASSES		60	/* of the adversary, at least */
 
 static char *mem, *want;
 
@@ -40,14 +41,6 @@ static long wrong_pages(const char *p)
 	for (off = 0; off < SIZE; off += hva_page)
 		wrong += !!memcmp(p + off, want + off, hva_page);
 	return wrong;
-}
-
-static void load_all(void)
-{
-	size_t off;
-
-	for (off = 0; off < SIZE; off += hva_page)
-		hva_touch(mem + off);
 }
 
 static void store(size_t off, char value)
@@ -74,24 +67,36 @@ static void page_out(void)
 	}
 }
 
-/* Written to swap and read again; returns how many pages became volatile */
-static long swap_in_and_offer(void)
+/* Returns how many pages became volatile */
+static long load_and_offer(void)
 {
 	long before = hva_count("hva_swapcache");
 
-	page_out();
-	load_all();
+	hva_touch_all(mem, SIZE);
 	hva_offer();
 	return hva_count("hva_swapcache") - before;
 }
 
-/* And dropped */
-static long swap_in_and_drop(void)
+/* Of so many that were offered, all are dropped that the host has not left */
+static long drop(long offered)
 {
-	long offered = swap_in_and_offer();
+	struct hva_states states;
 
 	hva_host_reclaim();
-	return offered;
+	hva_states_read(&states);
+	return offered - states.pvol.resident - states.vol.resident;
+}
+
+/* Written to swap and read again */
+static long swap_in_and_offer(void)
+{
+	page_out();
+	return load_and_offer();
+}
+
+static long swap_in_and_drop(void)
+{
+	return drop(swap_in_and_offer());
 }
 
 static int status_of(pid_t child)
@@ -187,7 +192,7 @@ TEST_F_TIMEOUT(swapcache, stores_before_it_is_dropped, HVA_TIMEOUT)
 	int i;
 
 	for (i = 1; i < 6; i++) {
-		swap_in_and_offer();
+		EXPECT_GE(swap_in_and_offer(), MOST);
 		store_all(i);
 		hva_host_reclaim();
 		EXPECT_EQ(wrong_pages(mem), 0);
@@ -201,7 +206,7 @@ TEST_F_TIMEOUT(swapcache, stores_after_it_is_dropped, HVA_TIMEOUT)
 	int i;
 
 	for (i = 1; i < 6; i++) {
-		swap_in_and_drop();
+		EXPECT_GE(swap_in_and_drop(), MOST);
 		store_all(i);
 		EXPECT_EQ(wrong_pages(mem), 0);
 		hva_discard();
@@ -214,10 +219,10 @@ TEST_F_TIMEOUT(swapcache, get_user_pages, HVA_TIMEOUT)
 	struct iovec local = { malloc(SIZE), SIZE }, remote = { mem, SIZE };
 	size_t off;
 
-	swap_in_and_drop();
+	EXPECT_GE(swap_in_and_drop(), MOST);
 	ASSERT_EQ(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), SIZE);
 	EXPECT_EQ(wrong_pages(local.iov_base), 0);
-	swap_in_and_drop();
+	EXPECT_GE(swap_in_and_drop(), MOST);
 	for (off = 0; off < SIZE; off += hva_page) {
 		want[off] = off >> 12;
 		local = (struct iovec) { want + off, 1 };
@@ -233,7 +238,7 @@ TEST_F_TIMEOUT(swapcache, stores_of_a_debugger, HVA_TIMEOUT)
 	int debugger = open("/proc/self/mem", O_RDWR);
 	size_t off;
 
-	swap_in_and_drop();
+	EXPECT_GE(swap_in_and_drop(), MOST);
 	ASSERT_EQ(mprotect(mem, SIZE, PROT_READ), 0);
 	for (off = 0; off < SIZE; off += hva_page) {
 		want[off] = off >> 12;
@@ -253,10 +258,9 @@ TEST_F_TIMEOUT(swapcache, forked, HVA_TIMEOUT)
 
 	ASSERT_EQ(pipe(go), 0);
 	for (i = 0; i < 4; i++) {
-		if (i & 1)
-			swap_in_and_drop();
-		else
-			swap_in_and_offer();
+		/* What the last child has shared is offered no more until stored to */
+		store_all(i + 50);
+		EXPECT_GE(i & 1 ? swap_in_and_drop() : swap_in_and_offer(), MOST);
 		child = fork();
 		if (!child) {
 			read(go[0], &c, 1);
@@ -283,10 +287,10 @@ TEST_F_TIMEOUT(swapcache, paged_out_while_dropped, HVA_TIMEOUT)
 	int i;
 
 	for (i = 0; i < 5; i++) {
-		swap_in_and_drop();
+		EXPECT_GE(swap_in_and_drop(), MOST);
 		page_out();
 		EXPECT_EQ(wrong_pages(mem), 0);
-		swap_in_and_offer();
+		EXPECT_GE(swap_in_and_offer(), MOST);
 		store_all(i);
 		page_out();
 		EXPECT_EQ(wrong_pages(mem), 0);
@@ -298,10 +302,7 @@ TEST_F_TIMEOUT(swapcache, swapped_off_while_dropped, HVA_TIMEOUT)
 	int i;
 
 	for (i = 0; i < 4; i++) {
-		if (i & 1)
-			swap_in_and_drop();
-		else
-			swap_in_and_offer();
+		EXPECT_GE(i & 1 ? swap_in_and_drop() : swap_in_and_offer(), MOST);
 		if (i & 2)
 			store_all(i);
 		ASSERT_TRUE(hva_swap_off());
@@ -319,14 +320,14 @@ TEST_F_TIMEOUT(swapcache, slots_are_freed, HVA_TIMEOUT)
 	int i;
 
 	page_out();
-	load_all();
+	hva_touch_all(mem, SIZE);
 	store_all(1);
 	page_out();
 	madvise(mem, SIZE, MADV_DONTNEED);
 	before = hva_meminfo("SwapFree:");
 	for (i = 0; i < 4; i++) {
 		memcpy(mem, want, SIZE);
-		swap_in_and_drop();
+		EXPECT_GE(swap_in_and_drop(), MOST);
 		if (i & 1)
 			store_all(i);
 		if (i & 2)
@@ -344,7 +345,7 @@ TEST_F_TIMEOUT(swapcache, freed_lazily_while_dropped, HVA_TIMEOUT)
 	int i;
 
 	for (i = 1; i < 5; i++) {
-		swap_in_and_drop();
+		EXPECT_GE(swap_in_and_drop(), MOST);
 		ASSERT_EQ(madvise(mem, SIZE, MADV_FREE), 0);
 		if (i & 1)
 			hva_discard();
@@ -363,12 +364,12 @@ TEST_F_TIMEOUT(swapcache, locked_and_moved, HVA_TIMEOUT)
 {
 	char *to = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	swap_in_and_drop();
+	EXPECT_GE(swap_in_and_drop(), MOST);
 	ASSERT_EQ(mlock(mem, SIZE), 0);
 	hva_host_reclaim();
 	EXPECT_EQ(wrong_pages(mem), 0);
 	ASSERT_EQ(munlock(mem, SIZE), 0);
-	swap_in_and_drop();
+	EXPECT_GE(swap_in_and_drop(), MOST);
 	mem = mremap(mem, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	ASSERT_EQ(mem, to);
 	EXPECT_EQ(wrong_pages(mem), 0);
@@ -388,7 +389,11 @@ TEST_F_TIMEOUT(swapcache, slots_are_needed, HVA_TIMEOUT)
 	ASSERT_TRUE(hva_swap_on(SIZE * 3 / 2));
 	for (i = 0; i < 4; i++) {
 		memset(more, i + 1, SIZE);
-		swap_in_and_drop();
+		/*
+		 * Half of the slots: when more are in use, pages that are read
+		 * give up theirs. A CPU keeps up to 64 for itself.
+		 */
+		EXPECT_GE(swap_in_and_drop(), NR_PAGES / 4);
 		EXPECT_EQ(madvise(more, SIZE, MADV_PAGEOUT), 0);
 		ksft_print_msg("%ld KiB of swap are free\n", hva_meminfo("SwapFree:"));
 		if (i & 1)
@@ -400,16 +405,14 @@ TEST_F_TIMEOUT(swapcache, slots_are_needed, HVA_TIMEOUT)
 
 TEST_F_TIMEOUT(swapcache, migrated, HVA_TIMEOUT)
 {
-	long moved = 0;
+	long moved = 0, offered;
 	int i;
 
 	for (i = 0; i < 4; i++) {
 		page_out();
 		hva_take_memory();
-		load_all();
-		hva_offer();
-		if (i & 1)
-			hva_host_reclaim();
+		offered = load_and_offer();
+		EXPECT_GE(i & 1 ? drop(offered) : offered, MOST);
 		if (i & 2)
 			store_all(i);
 		moved += hva_compact();
@@ -425,29 +428,48 @@ TEST_F_TIMEOUT(swapcache, migrated, HVA_TIMEOUT)
  */
 static struct {
 	atomic_bool stop;
-	atomic_long swapoffs;
+	atomic_long passes, swapoffs;
+	atomic_long of_file;	/* pages of the swap file that were found dropped */
 } *shared;
 
 static void adversary(void)
 {
-	unsigned int rnd = 1;
+	long found;
 
 	while (!shared->stop) {
 		hva_scan(1);
 		hva_host_reclaim();
-		if (rand_r(&rnd) % 40 == 0 && hva_swap_off()) {
+		if (++shared->passes % 20 == 0 && hva_swap_off()) {
 			shared->swapoffs++;
+			/* No page is in the swap cache now */
+			found = hva_count("hva_discarded");
 			hva_swap_on(MIB(16));
+			shared->of_file += hva_count("hva_discarded") - found;
 		}
 		usleep(1000);
 	}
 	_exit(0);
 }
 
+/* However slow it is */
+static bool go_on(double end)
+{
+	return hva_now() < end || shared->passes < PASSES;
+}
+
+/* Time for what is cold to become volatile and be dropped, however slow it is */
+static void wait_for_adversary(void)
+{
+	long passes = shared->passes;
+
+	while (shared->passes < passes + 3)
+		usleep(1000);
+}
+
 static void one_step(unsigned int *rnd)
 {
 	size_t off = rand_r(rnd) % NR_PAGES * hva_page, to = rand_r(rnd) % hva_page;
-	size_t len = (rand_r(rnd) % 16 + 1) * hva_page;
+	size_t len = (rand_r(rnd) % 64 + 1) * hva_page;
 	pid_t child;
 
 	if (off + len > SIZE)
@@ -463,8 +485,13 @@ static void one_step(unsigned int *rnd)
 			_exit(1);
 		}
 		break;
-	case 9 ... 11:
+	case 9 ... 10:
 		madvise(mem + off, len, MADV_PAGEOUT);
+		break;
+	case 11:
+		madvise(mem + off, len, MADV_PAGEOUT);
+		hva_touch_all(mem + off, len);
+		wait_for_adversary();
 		break;
 	case 12:
 		madvise(mem + off, len, MADV_WILLNEED);
@@ -484,6 +511,8 @@ static void one_step(unsigned int *rnd)
 		store(off, 0x66);
 		if (status_of(child))
 			_exit(2);
+		/* As in forked */
+		store_all(0x55);
 		break;
 	default:
 		usleep(2000);
@@ -495,29 +524,51 @@ static void worker(int nr)
 {
 	double end = hva_now() + SECONDS;
 	unsigned int rnd = getpid();
+	size_t off;
 
 	hva_fill(want, SIZE, nr, 0);
+	/* Something to compress: zswap does not take other pages */
+	for (off = 0; off < SIZE; off += hva_page)
+		memset(want + off, nr + 1, hva_page / 2);
 	memcpy(mem, want, SIZE);
-	while (hva_now() < end)
+	while (go_on(end))
 		one_step(&rnd);
 	_exit(wrong_pages(mem) != 0);
 }
 
 #define WORKERS	4
 
-/* Returns how many pages were found dropped */
-static long run_workers(struct __test_metadata *_metadata)
+/* Pages of the swap cache */
+struct tally {
+	long read, offered, dropped;
+};
+
+static struct tally count(void)
 {
-	long dropped = hva_count("hva_discarded"), swapped = hva_count("hva_swapcache");
-	long read = hva_count("pswpin");
-	pid_t pid[WORKERS], other;
-	int i;
+	return (struct tally) {
+		hva_count("pswpin"), hva_count("hva_swapcache"),
+		hva_count("hva_discarded") - (shared ? shared->of_file : 0)
+	};
+}
+
+static pid_t start_adversary(void)
+{
+	pid_t pid;
 
 	shared = mmap(NULL, hva_page, PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	other = fork();
-	if (!other)
+	pid = fork();
+	if (!pid)
 		adversary();
+	return pid;
+}
+
+static struct tally run_workers(struct __test_metadata *_metadata)
+{
+	struct tally before = count(), t;
+	pid_t pid[WORKERS], other = start_adversary();
+	int i;
+
 	for (i = 0; i < WORKERS; i++) {
 		pid[i] = fork();
 		if (!pid[i])
@@ -527,30 +578,85 @@ static long run_workers(struct __test_metadata *_metadata)
 		EXPECT_EQ(status_of(pid[i]), 0);
 	shared->stop = true;
 	EXPECT_EQ(status_of(other), 0);
-	swapped = hva_count("hva_swapcache") - swapped;
-	dropped = hva_count("hva_discarded") - dropped;
-	read = hva_count("pswpin") - read;
+	t = count();
+	t.read -= before.read;
+	t.offered -= before.offered;
+	t.dropped -= before.dropped;
 	ksft_print_msg("%ld pages read, %ld offered, %ld found dropped, %ld times swapped off\n",
-		       read, swapped, dropped, shared->swapoffs);
+		       t.read, t.offered, t.dropped, shared->swapoffs);
 	EXPECT_GE(shared->swapoffs, 1);
-	EXPECT_GE(read, 50);
-	return dropped;
+	return t;
 }
 
 TEST_F_TIMEOUT(swapcache, random_with_swapoff, HVA_TIMEOUT)
 {
-	EXPECT_GE(run_workers(_metadata), 50);
+	struct tally t = run_workers(_metadata);
+
+	EXPECT_GE(t.offered, 500);
+	EXPECT_GE(t.dropped, 200);
+}
+
+/* Read again, a page of shared memory is no longer in the swap cache */
+TEST_F_TIMEOUT(swapcache, shared_memory_is_not, HVA_TIMEOUT)
+{
+	long out = hva_count("pswpout");
+	struct tally before = count();
+	char group[160], reclaim[256] = "";
+	double end;
+	pid_t other;
+	int i;
+
+	/* Other memory of the group must not go to swap: it would be offered */
+	munmap(mem, SIZE);
+	ASSERT_EQ(mlock(want, SIZE), 0);
+	other = start_adversary();
+	if (hva_cgroup_enter("memory", group, sizeof(group)))
+		snprintf(reclaim, sizeof(reclaim), "%s/memory.reclaim", group);
+	mem = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(mem, MAP_FAILED);
+	memcpy(mem, want, SIZE);
+	for (i = 0, end = hva_now() + SECONDS; i < 4 || go_on(end); i++) {
+		page_out();
+		/* In the swap cache, but not mapped */
+		wait_for_adversary();
+		/* In its slot only */
+		hva_put(reclaim, "1M");
+		if (i & 1)
+			madvise(mem, SIZE, MADV_WILLNEED);
+		wait_for_adversary();
+		EXPECT_EQ(wrong_pages(mem), 0);
+		wait_for_adversary();
+		EXPECT_EQ(wrong_pages(mem), 0);
+		if (i & 2)
+			store_all(i);
+	}
+	shared->stop = true;
+	EXPECT_EQ(status_of(other), 0);
+	out = hva_count("pswpout") - out;
+	ksft_print_msg("%d rounds, %ld pages written, %ld read, %ld offered\n", i, out,
+		       count().read - before.read, count().offered - before.offered);
+	EXPECT_GE(out, 500);
+	/* Without a memory controller they do not leave the swap cache */
+	EXPECT_GE(count().read - before.read, *reclaim ? 500 : 0);
+	EXPECT_LE(count().offered - before.offered, HVA_NOISE);
 }
 
 /* Pages that only one process uses do not go by way of the swap cache then */
 TEST_F_TIMEOUT(swapcache, random_on_zram, HVA_TIMEOUT)
 {
+	char stat[256] = "";
+
 	if (!hva_put("/sys/block/zram0/disksize", "16M"))
 		SKIP(return, "no zram here");
 	hva_swap_off();
 	hva_swap_device = "/dev/zram0";
 	ASSERT_TRUE(hva_swap_on(MIB(16)));
 	run_workers(_metadata);
+	/* The first number: reads */
+	ASSERT_TRUE(hva_get("/sys/block/zram0/stat", stat, sizeof(stat)));
+	ksft_print_msg("%ld reads from zram\n", atol(stat));
+	EXPECT_GE(atol(stat), 300);
 	hva_swap_off();
 	hva_swap_device = NULL;
 	EXPECT_TRUE(hva_put("/sys/block/zram0/reset", "1"));
@@ -560,10 +666,16 @@ TEST_F_TIMEOUT(swapcache, random_on_zram, HVA_TIMEOUT)
 TEST_F_TIMEOUT(swapcache, random_with_zswap, HVA_TIMEOUT)
 {
 	const char *enabled = "/sys/module/zswap/parameters/enabled";
+	long out = hva_count("zswpout"), in = hva_count("zswpin");
 
 	if (!hva_put(enabled, "Y"))
 		SKIP(return, "no zswap here");
 	run_workers(_metadata);
+	out = hva_count("zswpout") - out;
+	in = hva_count("zswpin") - in;
+	ksft_print_msg("%ld pages to zswap, %ld from it\n", out, in);
+	EXPECT_GE(out, 300);
+	EXPECT_GE(in, 300);
 	EXPECT_TRUE(hva_put(enabled, "N"));
 }
 
