@@ -46,7 +46,7 @@ def test_qemu(ctx):
     tap.run(ctx, [TOP / "scripts/qemu-host-tests"])
 
 
-@limit(300)
+@limit(600)
 def test_qemu_regressions(ctx):
-    """Defects of QEMU that only a review has found: BARs, icount, KIMD, postcopy."""
+    """Defects of QEMU that only a review has found: EXECUTE, dirty tracking, BARs, icount, KIMD, postcopy."""
     tap.run(ctx, [TOP / "tests/qemu/regressions"])
