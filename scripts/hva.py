@@ -271,6 +271,10 @@ class Guest:
     def run(self, command, timeout=120):
         """(status, output) of a shell command in the guest."""
         self.send(command)
+        return self.answer(command, timeout)
+
+    def answer(self, command, timeout=120):
+        """(status, output) of the command that was sent."""
         deadline = time.monotonic() + timeout
         status, size = self.readline(deadline, command).split()
         while len(self.buffer) < int(size):

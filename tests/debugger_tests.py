@@ -16,10 +16,14 @@ SAME_FAULT_MAX = 100                                        # arch/s390/mm/page_
 PSW_MASK, PSW_ADDR, INT_PARM_LONG = 8, 16, 168
 
 
+WAKE = "echo >/tmp/fifo"
+
+
 def sleeper(guest):
-    """Start a program whose code, mapped from a file, is gone when it wakes up; its status will be in /tmp/status."""
-    guest.check("mount -t ext4 /dev/disk0 /scratch; cp /bin/busybox /scratch/; sync")
-    guest.check("rm -f /tmp/status; (/scratch/busybox sleep 4; echo $? >/tmp/status) >/dev/null 2>&1 & sleep 1")
+    """Start a program whose code, mapped from a file, is gone when it is to WAKE; its status will be in /tmp/status."""
+    guest.check("mount -t ext4 /dev/disk0 /scratch && cp /bin/busybox /scratch/ && mkfifo /tmp/fifo && sync")
+    guest.check("(/scratch/busybox cat /tmp/fifo; echo $? >/tmp/status) >/dev/null 2>&1 & "
+                "until grep -qsE 'fifo_open|wait_for_partner' /proc/[0-9]*/wchan; do usleep 50000; done")
     guest.check(SCAN)
     assert guest.reclaim()["volatile"] > 100
 
@@ -35,17 +39,24 @@ def user_fault(debugger, handler):
 
 
 def status_of_sleeper(guest):
-    return guest.check("while ! [ -s /tmp/status ]; do usleep 100000; done; cat /tmp/status").strip()
+    guest.answer(WAKE)
+    return guest.check("while ! [ -s /tmp/status ]; do usleep 100000; done; cat /tmp/status; "
+                       "rm /tmp/status /tmp/fifo; umount /scratch").strip()
 
 
 def fault_for_a_wrong_block(ctx, name, block):
-    """The same instruction faults for ever, and the host names a block that has nothing to do with it."""
-    with Guest(ctx.results / name, disks=[hva.scratch_disk("ext4")], extra=gdb.EXTRA, cpus=1) as g:
+    """The same instruction faults for ever, and the host names a block that has nothing to do with it.
+
+    The guest's clock counts instructions: a hundred faults take less than a second, however slow the debugger is.
+    """
+    with Guest(ctx.results / name, disks=[hva.scratch_disk("ext4")], extra=(*gdb.EXTRA, "-icount", "shift=1"), thread="single",
+               cpus=1) as g:
         g.expect_splat = rb"page_hva: unexpected discard fault|User process fault"
         sleeper(g)
         faults = []
         with gdb.Debugger(g) as debugger:
             handler = debugger.stop_at("do_discard_fault")
+            g.send(WAKE)
             while len(faults) <= SAME_FAULT_MAX:
                 regs = user_fault(debugger, handler)
                 debugger.write(regs + INT_PARM_LONG, block(debugger))
@@ -58,28 +69,34 @@ def fault_for_a_wrong_block(ctx, name, block):
         assert g.console().count(b"unexpected discard fault") == 1
         # And that is all: the next one is as ever
         sleeper(g)
+        g.send(WAKE)
         assert status_of_sleeper(g) == "0"
         finish(g)
         return g.console()
 
 
+@limit(120, cores=1)
 def test_fault_for_no_memory(ctx):
     console = fault_for_a_wrong_block(ctx, "no_memory", lambda debugger: 1 << 50)
     assert b"the host named a block that is not memory" in console
 
 
+@limit(120, cores=1)
 def test_fault_for_another_page(ctx):
     """One of the kernel, stable, with a reference."""
     console = fault_for_a_wrong_block(ctx, "another_page", lambda debugger: 0x100000)
     assert b"page dumped because: discarded page touched" in console
 
 
+@limit(120, cores=1)
 def test_fault_of_the_kernel(ctx):
     """It has a reference to what it touches, so there is no way to go on: the page is reported, the kernel dies."""
     with Guest(ctx.results, disks=[hva.scratch_disk("ext4")], extra=gdb.EXTRA, cpus=1, append="oops=panic") as g:
         sleeper(g)
         with gdb.Debugger(g) as debugger:
-            regs = user_fault(debugger, debugger.stop_at("do_discard_fault"))
+            handler = debugger.stop_at("do_discard_fault")
+            g.send(WAKE)
+            regs = user_fault(debugger, handler)
             block = debugger.read(regs + INT_PARM_LONG) & -hva.PAGE
             debugger.write(regs + PSW_MASK, debugger.read(regs + PSW_MASK) & ~PROBLEM_STATE)
             debugger.write(regs + PSW_ADDR, int(debugger.symbols["schedule"], 16))
@@ -92,7 +109,7 @@ def test_fault_of_the_kernel(ctx):
     assert "Kernel panic - not syncing: Fatal exception" in console
 
 
-@limit(200)
+@limit(200, cores=1)
 def test_kexec_on_a_host_that_resets_no_states(ctx):
     """All blocks are stable before the machine is reset, so the next kernel does not depend on that."""
     with guest_with_discards(ctx, "guest", "bzImage", mem=384, extra=gdb.EXTRA) as (g, _):
