@@ -22,6 +22,10 @@ fi
 while sleep 1; do
 	pkill -USR1 -x freed
 	flip fsx/file1 $((RANDOM % 1000))
+	# May be written or gone before anybody reads it: several
+	find churn/files -type f -size +8k 2>/dev/null | head -n 4 | while read -r file; do
+		flip "$file" 100
+	done
 	for file in fio/buffered.* fio/mapped.* fio/uring.*; do
 		flip "$file" 5000
 	done
@@ -33,5 +37,4 @@ while sleep 1; do
 	for file in build/source/want/*.out build/source/*.c.first build/source/conf/*.c.first; do
 		flip "$file" 200
 	done
-	flip "$(find churn/files -type f -size +8k 2>/dev/null | head -n 1)" 100
 done

@@ -410,6 +410,16 @@ static void wait_a_little(struct thread *t)
 	usleep(below(t, 20000));
 }
 
+/* All pages; they stay in the swap cache, until they are stored to */
+static void read_from_swap(struct thread *t)
+{
+	t->doing = "swapped out and read";
+	did(t, t->first, t->pages);
+	must(t, !madvise(page_of(t, t->first), t->pages * PAGE, MADV_PAGEOUT), "MADV_PAGEOUT");
+	for (int i = t->first; i < t->first + t->pages; i++)
+		check_page(t, i, page_of(t, i));
+}
+
 /* Cold, so that the scanner takes them, perhaps gone; then several operations at just these pages */
 static void wait_long(struct thread *t)
 {
@@ -417,14 +427,16 @@ static void wait_long(struct thread *t)
 		check, check_by_kernel, check_by_pipe, store, store_words, store_words, free_pages, page_out, protect, move, inherit,
 	};
 	int first, nr = range(t, &first);
-	bool freed = below(t, 4);
 
 	if (below(t, 3))
 		return;
 	t->first = first;
 	t->pages = nr;
-	for (int i = 0; i < 8; i++)
-		(freed ? free_pages : page_out)(t);
+	if (below(t, 2))
+		for (int i = 0; i < 8; i++)
+			free_pages(t);
+	else
+		read_from_swap(t);
 	t->doing = "wait";
 	sleep(4 + below(t, 4));
 	for (int i = 0; i < 6; i++)
