@@ -88,7 +88,7 @@ series: sources
 	@scripts/series mbox
 check-series: sources
 	@scripts/series check
-	@[ -z "$(BUILD)" ] || tests/same-object arm64
+	@[ -z "$(BUILD)" ] || tests/same-object arm64 riscv
 
 clean:
 	rm -rf build/obj build/out build/stamp build/check build/series build/guest

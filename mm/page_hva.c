@@ -131,12 +131,13 @@
  * later. mlock() has no reference that lasts, but sets PG_mlocked before it tests
  * the state. No pte is dirty: under the folio lock, a clean folio in a mapping
  * without shared writable mappings has none. No address space of a KVM guest maps
- * it: SIE would be left with a fault that KVM does not know.
+ * it: SIE would be left with a fault that KVM does not know. Nor does one that is
+ * shared with a device (MMU notifiers), which takes no fault at all.
  *
  * Rule 2 for mapped folios: a reference from a pte counts as a lookup. These are
- * follow_page_pte(), gup_fast_pte_range(), do_wp_page(), wp_page_shared() and
- * mlock_folio(). What the processor does through the pte needs no test: while the
- * block is there it is right, and else there is a discard fault.
+ * follow_page_pte(), gup_fast_pte_range(), hmm_vma_handle_pte(), do_wp_page(),
+ * wp_page_shared() and mlock_folio(). What the processor does through the pte needs
+ * no test: while the block is there it is right, and else there is a discard fault.
  *
  * Rule 4: no pte outlives the content. A stable block that was discarded reads as
  * zeros, and nobody tests PG_uptodate of what is mapped. So a folio that was
@@ -215,9 +216,9 @@
  *
  * Left alone are large folios, which count their mappings in several words (once
  * they are split, their pages can become volatile), mlocked memory, processes that
- * can be KVM hosts, and those that watch what happens to their memory: userfaultfd,
- * soft-dirty. What was volatile before they began to watch stays so, and may turn
- * to zeros, as MADV_FREE has announced.
+ * can be KVM hosts or share their memory with devices (MMU notifiers), and those
+ * that watch what happens to it: userfaultfd, soft-dirty. What was volatile before
+ * they began to watch stays so, and may turn to zeros, as MADV_FREE has announced.
  *
  *		Potentially volatile
  *
@@ -801,8 +802,8 @@ static void find_discarded(struct xa_state *xas, pgoff_t last,
 	rcu_read_unlock();
 }
 
-static bool evict_range(struct address_space *mapping, pgoff_t start,
-			unsigned long nr)
+bool __page_hva_evict_range(struct address_space *mapping, pgoff_t start,
+			    unsigned long nr)
 {
 	XA_STATE(xas, &mapping->i_pages, start);
 	struct folio_batch fbatch;
@@ -826,16 +827,10 @@ static bool evict_range(struct address_space *mapping, pgoff_t start,
 	return evicted;
 }
 
-void __page_hva_evict_range(struct address_space *mapping, pgoff_t start,
-			    unsigned long nr)
-{
-	evict_range(mapping, start, nr);
-}
-
 bool __page_hva_evict_next(struct readahead_control *ractl)
 {
-	return evict_range(ractl->mapping, readahead_index(ractl) +
-			   readahead_count(ractl), 1);
+	return __page_hva_evict_range(ractl->mapping, readahead_index(ractl) +
+				      readahead_count(ractl), 1);
 }
 
 /*
@@ -1285,8 +1280,10 @@ void __page_hva_keep_pinned(struct folio *folio)
 		return;
 	/* get_user_pages_fast() looks at the pte again when it has the pin. */
 	smp_mb();
-	if (folio_maybe_dma_pinned(folio))
-		folio_mark_dirty(folio);
+	if (!folio_maybe_dma_pinned(folio))
+		return;
+	page_hva_make_stable_anon(folio);
+	folio_mark_dirty(folio);
 }
 
 /* The walk ends at the first pte: an exclusive page has no other one. */

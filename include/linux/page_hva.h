@@ -39,7 +39,7 @@ bool page_hva_discard(struct folio *folio);
 bool page_hva_fault(struct folio *folio);
 void __page_hva_free(struct page *page, unsigned int order);
 bool __page_hva_evict(struct address_space *mapping, struct folio *folio);
-void __page_hva_evict_range(struct address_space *mapping, pgoff_t start,
+bool __page_hva_evict_range(struct address_space *mapping, pgoff_t start,
 			    unsigned long nr);
 bool __page_hva_evict_next(struct readahead_control *ractl);
 void __page_hva_wake_scanner(void);
@@ -214,7 +214,7 @@ static inline bool page_hva_swapcache_usable(struct folio *folio)
 }
 
 /**
- * page_hva_make_stable_fast - The same without the page table lock.
+ * page_hva_make_stable_fast - page_hva_make_stable_pte() without the lock.
  * @folio: The folio the pte maps.
  *
  * Without the lock the pte may be gone by now and the folio be read again, so
@@ -518,6 +518,8 @@ static inline void page_hva_notify_swapcache(void)
 
 #endif /* CONFIG_PAGE_HVA */
 
+#ifdef CONFIG_MMU
+
 /**
  * pte_maybe_dirty - Does a pte or the storage key say that a page is dirty?
  * @pte: A present pte of a page.
@@ -551,5 +553,7 @@ static inline pte_t ptep_harvest_dirty(struct mm_struct *mm, unsigned long addr,
 		return pte;
 	return __ptep_harvest_dirty(mm, addr, ptep);
 }
+
+#endif /* CONFIG_MMU */
 
 #endif /* _LINUX_PAGE_HVA_H */

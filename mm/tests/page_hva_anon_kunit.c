@@ -168,6 +168,7 @@ static void undo_swapbacked(struct anon_fixture *f)
 	folio_clear_swapbacked(f->folio);
 }
 
+#ifdef CONFIG_KSM
 static void set_merged(struct anon_fixture *f)
 {
 	f->folio->mapping = (void *)((unsigned long)f->folio->mapping |
@@ -179,6 +180,7 @@ static void undo_merged(struct anon_fixture *f)
 	f->folio->mapping = (void *)((unsigned long)f->folio->mapping &
 				     ~PAGE_MAPPING_MOVABLE);
 }
+#endif
 
 static void set_looked_up(struct anon_fixture *f)
 {
@@ -252,7 +254,9 @@ static const struct condition conditions[] = {
 	{ "referenced", HVA_REFUSED_REFS, set_referenced, undo_referenced },
 	{ "swap backed again", HVA_REFUSED_MAPPING, set_swapbacked,
 	  undo_swapbacked },
+#ifdef CONFIG_KSM
 	{ "merged by KSM", HVA_REFUSED_MAPPING, set_merged, undo_merged },
+#endif
 	{ "looked up", HVA_REFUSED_HOT, set_looked_up },
 	{ "locked", HVA_REFUSED_LOCKED, set_locked, undo_locked },
 	{ "writeback", HVA_REFUSED_WRITEBACK, set_writeback, undo_writeback },

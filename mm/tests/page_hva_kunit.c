@@ -99,6 +99,11 @@ static bool unmapped_first(void)
 	return !strcmp(page_hva_mode(), "on");
 }
 
+static unsigned int max_order(void)
+{
+	return IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ? 3 : 0;
+}
+
 static int fixture_init(struct kunit *test)
 {
 	struct file_fixture *f;
@@ -534,6 +539,8 @@ static void condition_test(struct kunit *test)
 
 	if (c->mapped && unmapped_first())
 		kunit_skip(test, "booted with page_hva=on");
+	if (c->order > max_order())
+		kunit_skip(test, "no large folios");
 	folio = add_folio(test, f, c->order);
 	if (c->set)
 		c->set(f, folio);
@@ -591,7 +598,7 @@ static void lookup_test(struct kunit *test)
 	struct file_fixture *f = test->priv;
 	unsigned int order;
 
-	for (order = 0; order <= 3; order += 3) {
+	for (order = 0; order <= max_order(); order += 3) {
 		struct folio *folio = add_volatile_folio(test, order);
 		struct folio *found;
 		bool discarded;
