@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What mm/page_hva.c and mm/page_hva_scan.c share. */
+/* What mm/page_hva.c, mm/page_hva_scan.c and the KUnit tests share. */
 #ifndef _MM_PAGE_HVA_H
 #define _MM_PAGE_HVA_H
 

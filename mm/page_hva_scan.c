@@ -15,11 +15,11 @@
  * anything and does not keep the scanner awake.
  *
  * A guest that does nothing must not be woken up. The scanner sleeps when a
- * whole pass has changed nothing, until page cache is added, memory is lazily
- * freed or read from swap, or an idle or a volatile folio is looked up, see
- * page_hva_notify(). The exception is page cache that is dirty or locked: the end
- * of the I/O makes it a candidate without a word to us, so while there is some the
- * scanner looks again, less and less often.
+ * whole pass has changed nothing, until page cache is added or written by msync(),
+ * memory is lazily freed or read from swap, or an idle or a volatile folio is looked
+ * up, see page_hva_notify(). The exception is page cache that is dirty or locked: the
+ * end of the I/O makes it a candidate without a word to us, unless msync() waited
+ * for it, so while there is some the scanner looks again, less and less often.
  */
 #define pr_fmt(fmt) "page_hva: " fmt
 

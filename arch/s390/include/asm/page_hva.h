@@ -49,6 +49,7 @@ bool page_hva_prove(void);
  * page_hva_fault_possible - Can the users of an address space take the fault?
  * @mm: The address space.
  *
+ * Context: Any.
  * Return: True if so. False if it is, or may become, the memory of a guest of
  * ours: a discard fault would end the SIE instruction, and KVM does not know it.
  */
@@ -57,11 +58,13 @@ static inline bool page_hva_fault_possible(struct mm_struct *mm)
 	return !mm_alloc_pgste(mm) && !mm_has_pgste(mm);
 }
 
+/* What the guest said the content is worth, of a state. */
 static inline int page_hva_usage(int state)
 {
 	return (state & ESSA_USTATE_MASK) >> 2;
 }
 
+/* Where the host keeps the content, of a state. */
 static inline int page_hva_content(int state)
 {
 	return state & ESSA_CSTATE_MASK;
@@ -77,6 +80,7 @@ static inline bool page_hva_state_discarded(int state)
 /**
  * page_hva_enabled - Does the machine have ESSA?
  *
+ * Context: Any.
  * Return: True if so. Says nothing about the discard fault, see
  * page_hva_prove().
  */
@@ -89,9 +93,9 @@ static inline bool page_hva_enabled(void)
  * page_hva_get_state - Ask for the state of a block.
  * @page: The page.
  *
- * None of these functions touches the content of the page. All of them need
- * a machine with ESSA and may be called in any context.
+ * Neither this nor what follows touches the content of the page.
  *
+ * Context: Any. Needs a machine with ESSA.
  * Return: The state, for page_hva_usage() and page_hva_content(), or -EFAULT if
  * there is no memory: a section that is online may have holes.
  */
@@ -113,6 +117,7 @@ static inline int page_hva_get_state(struct page *page)
  * page_hva_discarded - Has the host thrown away a volatile block?
  * @page: The page.
  *
+ * Context: Any. Needs a machine with ESSA.
  * Return: True if so. If not, the host may do so in the next moment.
  */
 static inline bool page_hva_discarded(struct page *page)
@@ -124,6 +129,8 @@ static inline bool page_hva_discarded(struct page *page)
 /**
  * page_hva_set_unused - The content is of no use, and any access is a mistake.
  * @page: The page.
+ *
+ * Context: Any. Needs a machine with ESSA.
  */
 static inline void page_hva_set_unused(struct page *page)
 {
@@ -136,6 +143,8 @@ static inline void page_hva_set_unused(struct page *page)
  *
  * A block that was discarded reads as zeros afterwards. Page cache is never a
  * DAT table, so hosts that want to know are told again.
+ *
+ * Context: Any. Needs a machine with ESSA.
  */
 static inline void page_hva_set_stable(struct page *page)
 {
@@ -149,6 +158,8 @@ static inline void page_hva_set_stable(struct page *page)
  * page_hva_set_volatile - The host may throw the content away at any time.
  * @page: The page.
  * @writable: Not while the change bit of its storage key is on.
+ *
+ * Context: Any. Needs a machine with ESSA.
  */
 static inline void page_hva_set_volatile(struct page *page, bool writable)
 {
@@ -164,6 +175,7 @@ static inline void page_hva_set_volatile(struct page *page, bool writable)
  *
  * Test and change are one step: the host cannot come in between.
  *
+ * Context: Any. Needs a machine with ESSA.
  * Return: True if the block is stable now and has its content, false if it was
  * discarded; then it stays volatile and any access is a discard fault.
  */
