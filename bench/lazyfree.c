@@ -215,7 +215,7 @@ static void read_figures(struct figures *f)
 	f->ns = now.tv_sec * 1000000000l + now.tv_nsec;
 }
 
-enum phase { FREE, SCAN, STORE, SCAN_AGAIN, UNMAP, NR_PHASES };
+enum phase { FREE, SCAN, STORE, SCAN_AGAIN, UNMAP };
 static const char *const phase_names[] = { "free", "scan", "store", "scan-again", "unmap" };
 
 /* The two markers of count.c */

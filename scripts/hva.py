@@ -353,13 +353,6 @@ class Guest:
         return {k: int(v) * 1024 // PAGE for k, v in
                 re.findall(r"^(\S+): +(\d+) kB", self.check("cat /proc/meminfo"), re.M)}
 
-    def guest_states(self):
-        """The guest's own table: {"volatile": {"resident": n, "preserved": n, "zero": n}, ...}"""
-        rows = self.check("cat /sys/kernel/debug/page_hva/states").splitlines()
-        heads = rows[0].split()
-        return {row.split()[0]: {h: 0 if v == "-" else int(v) for h, v in zip(heads, row.split()[1:])}
-                for row in rows[1:] if row.strip()}
-
     def mode(self):
         """page_hva/mode of the guest, or "absent"."""
         return self.check("cat /sys/kernel/debug/page_hva/mode 2>/dev/null || echo absent").strip()
