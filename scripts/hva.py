@@ -55,7 +55,6 @@ class QMP:
         self.file = self.sock.makefile("rwb")
         self.events = []
         self.lock = threading.Lock()
-        self.file.readline()                        # greeting
         self.command("qmp_capabilities")
 
     def command(self, name, **arguments):
@@ -74,6 +73,8 @@ class QMP:
                 if not line:
                     raise HvaError(f"QEMU ended during the QMP command {name}")
                 answer = json.loads(line)
+                if "QMP" in answer:                 # the greeting; twice, if we are faster than the monitor's set-up
+                    continue
                 if "event" in answer:
                     self.events.append(answer)
                 elif "error" in answer:
